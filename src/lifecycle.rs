@@ -1,0 +1,150 @@
+//! Readiness, drain, kill, and waiting for tasks.
+//!
+//! One [`Lifecycle`] belongs to the whole process; every part gets a clone. Tasks are begun by
+//! [`Lifecycle::spawn`], so that shutdown can wait for what it knows.
+//!
+//! The stages only ever go forward: serving, not ready (still accepting, so that balancers can look
+//! away), draining (nothing new), killing (what is left is ended).
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio_util::{
+    sync::{CancellationToken, WaitForCancellationFuture},
+    task::TaskTracker,
+};
+
+/// The stages of the process and its tasks. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Lifecycle {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    tasks: TaskTracker,
+    latches: AtomicUsize,
+    not_ready: CancellationToken,
+    drain: CancellationToken,
+    kill: CancellationToken,
+}
+
+impl Lifecycle {
+    /// A process that has not begun to stop, with no latch closed.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs `task` on this thread's runtime and lets shutdown wait for it.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the one place that may: it tracks the task"
+        )]
+        tokio::spawn(self.shared.tasks.track_future(task));
+    }
+
+    /// Holds readiness back until the latch is dropped: one for each part that must start first.
+    pub fn latch(&self) -> Latch {
+        self.shared.latches.fetch_add(1, Ordering::AcqRel);
+        Latch(Arc::clone(&self.shared))
+    }
+
+    /// Whether new clients are welcome: every part has started and nothing is stopping.
+    pub fn is_ready(&self) -> bool {
+        self.shared.latches.load(Ordering::Acquire) == 0 && !self.shared.not_ready.is_cancelled()
+    }
+
+    /// Whether the process has begun to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.shared.not_ready.is_cancelled()
+    }
+
+    /// Whether nothing new may begin.
+    pub fn is_draining(&self) -> bool {
+        self.shared.drain.is_cancelled()
+    }
+
+    /// Begins to stop: not ready any more, still accepting.
+    pub fn begin_stop(&self) {
+        self.shared.not_ready.cancel();
+    }
+
+    /// Begins to drain: nothing new, clients are told.
+    pub fn begin_drain(&self) {
+        self.shared.not_ready.cancel();
+        self.shared.drain.cancel();
+    }
+
+    /// Ends what is left.
+    pub fn begin_kill(&self) {
+        self.begin_drain();
+        self.shared.kill.cancel();
+    }
+
+    /// Resolves when the drain begins.
+    pub fn draining(&self) -> WaitForCancellationFuture<'_> {
+        self.shared.drain.cancelled()
+    }
+
+    /// Resolves when what is left is being ended.
+    pub fn killed(&self) -> WaitForCancellationFuture<'_> {
+        self.shared.kill.cancelled()
+    }
+
+    /// Resolves when every task has ended. New tasks may still be begun meanwhile and are waited for.
+    pub async fn all_tasks_ended(&self) {
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+
+    /// Tasks that run now.
+    pub fn running_tasks(&self) -> usize {
+        self.shared.tasks.len()
+    }
+}
+
+/// Keeps the process from being ready for as long as it lives.
+#[derive(Debug)]
+#[must_use = "readiness waits only as long as the latch lives"]
+pub struct Latch(Arc<Shared>);
+
+impl Drop for Latch {
+    fn drop(&mut self) {
+        self.0.latches.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn ready_when_every_latch_is_dropped_and_never_again_after_stop() {
+        let lifecycle = Lifecycle::new();
+        let (a, b) = (lifecycle.latch(), lifecycle.latch());
+        assert!(!lifecycle.is_ready());
+        drop(a);
+        assert!(!lifecycle.is_ready());
+        drop(b);
+        assert!(lifecycle.is_ready());
+
+        lifecycle.begin_stop();
+        assert!(!lifecycle.is_ready() && !lifecycle.is_draining());
+    }
+
+    #[tokio::test]
+    async fn waits_for_tasks_that_a_kill_ends() {
+        let lifecycle = Lifecycle::new();
+        let seen = lifecycle.clone();
+        lifecycle.spawn(async move { seen.killed().await });
+        assert_eq!(lifecycle.running_tasks(), 1);
+
+        lifecycle.begin_kill();
+        lifecycle.all_tasks_ended().await;
+        assert!(lifecycle.is_draining());
+        assert_eq!(lifecycle.running_tasks(), 0);
+    }
+}

@@ -1,0 +1,245 @@
+//! Why things ended: the closed lists of words.
+//!
+//! Each refusal, each ending and each loss has one word, and that word is the log field, the metric
+//! label and the reason that the client is told. It also says who ended it. Nothing here decides
+//! anything; the rooms that decide pick a word from these lists.
+
+use std::fmt;
+
+/// Who ended something.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Side {
+    /// The client asked for it, or went away, or broke a rule.
+    Client,
+    /// The backend did it or could not be reached.
+    Backend,
+    /// The gateway's own limits, deadlines or faults.
+    Gateway,
+    /// Whoever runs the gateway: drain, kill.
+    Operator,
+}
+
+impl Side {
+    /// The word for logs and metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Backend => "backend",
+            Self::Gateway => "gateway",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// Declares a closed enum of reasons: variant, word, and what else belongs to the row.
+macro_rules! reasons {
+    (
+        $(#[$meta:meta])*
+        $name:ident { $( $(#[$variant_meta:meta])* $variant:ident = $word:literal, $side:ident; )* }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+        pub enum $name { $( $(#[$variant_meta])* $variant, )* }
+
+        impl $name {
+            /// Every reason of this kind, in the order of declaration.
+            pub const ALL: &'static [Self] = &[ $( Self::$variant, )* ];
+
+            /// The word for logs, metrics and the client.
+            pub const fn word(self) -> &'static str {
+                match self { $( Self::$variant => $word, )* }
+            }
+
+            /// Who ended it.
+            pub const fn side(self) -> Side {
+                match self { $( Self::$variant => Side::$side, )* }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.word())
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a session request was not accepted. [`Refusal::status`] is what the client sees.
+    Refusal {
+        /// The request breaks HTTP's or WebTransport's rules.
+        BadRequest = "bad_request", Client;
+        /// The request's `:protocol` is not one that the gateway speaks.
+        UnknownProtocol = "unknown_protocol", Client;
+        /// The resource exists but takes no session.
+        NotWebTransport = "not_webtransport", Client;
+        /// No route matches the path.
+        NoRoute = "no_route", Client;
+        /// The route does not list the request's origin.
+        OriginNotAllowed = "origin_not_allowed", Client;
+        /// The request has no origin and the route wants one.
+        OriginMissing = "origin_missing", Client;
+        /// The gateway is at its limit of sessions.
+        TooManySessions = "too_many_sessions", Gateway;
+        /// The route is at its limit of sessions.
+        RouteFull = "route_full", Gateway;
+        /// The client's SETTINGS did not arrive in time.
+        SettingsTimeout = "settings_timeout", Client;
+        /// The backend has no endpoint that could take the session.
+        BackendUnavailable = "backend_unavailable", Backend;
+        /// The gateway is draining.
+        Draining = "draining", Operator;
+        /// The gateway failed on its own.
+        Internal = "internal", Gateway;
+    }
+}
+
+impl Refusal {
+    /// The HTTP status that says it (RFC 9110 section 15; draft-ietf-webtrans-http3-16 section 3.2).
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::BadRequest | Self::SettingsTimeout => 400,
+            Self::OriginNotAllowed | Self::OriginMissing => 403,
+            Self::NoRoute => 404,
+            Self::NotWebTransport => 405,
+            Self::TooManySessions | Self::RouteFull | Self::BackendUnavailable | Self::Draining => {
+                503
+            }
+            Self::UnknownProtocol => 501,
+            Self::Internal => 500,
+        }
+    }
+
+    /// Seconds after which trying again makes sense (`Retry-After`), where it does.
+    pub const fn retry_after_seconds(self) -> Option<u32> {
+        match self {
+            Self::TooManySessions | Self::RouteFull => Some(10),
+            Self::BackendUnavailable | Self::Draining => Some(5),
+            _ => None,
+        }
+    }
+}
+
+reasons! {
+    /// Why a session ended.
+    Ending {
+        /// The client closed it: WT_CLOSE_SESSION, or the end of its CONNECT stream.
+        ClientClosed = "client_closed", Client;
+        /// The client reset its CONNECT stream.
+        ClientReset = "client_reset", Client;
+        /// The client closed the QUIC connection under the session.
+        ConnectionClosed = "connection_closed", Client;
+        /// The QUIC connection fell silent or broke.
+        ConnectionLost = "connection_lost", Client;
+        /// The client broke a rule of the protocol.
+        ProtocolError = "protocol_error", Client;
+        /// The drain's grace was over and the session was still there.
+        DrainDeadline = "drain_deadline", Operator;
+        /// The gateway was told to stop at once.
+        Killed = "killed", Operator;
+        /// A fault in the gateway.
+        Internal = "internal", Gateway;
+    }
+}
+
+reasons! {
+    /// How a bridged stream ended.
+    StreamEnd {
+        /// Both directions finished cleanly.
+        Finished = "finished", Client;
+        /// The client reset its half.
+        ClientReset = "client_reset", Client;
+        /// The client stopped reading; the other direction finished cleanly.
+        ClientStopped = "client_stopped", Client;
+        /// The session ended, and with it the stream.
+        SessionEnded = "session_ended", Client;
+        /// The QUIC connection was lost.
+        ConnectionLost = "connection_lost", Client;
+        /// No endpoint of the backend could be reached.
+        BackendUnreachable = "backend_unreachable", Backend;
+        /// The backend reset the connection or stopped taking bytes.
+        BackendReset = "backend_reset", Backend;
+        /// The backend's host stopped answering.
+        BackendTimeout = "backend_timeout", Backend;
+        /// One direction had finished and the other moved nothing for `half_close_timeout`.
+        HalfCloseTimeout = "half_close_timeout", Gateway;
+        /// The route does not take streams of this kind.
+        Refused = "refused", Gateway;
+        /// The session or the gateway is at its limit of streams.
+        TooManyStreams = "too_many_streams", Gateway;
+        /// The gateway ran out of local ports or file descriptors.
+        OutOfResources = "out_of_resources", Gateway;
+        /// A fault in the gateway.
+        Internal = "internal", Gateway;
+    }
+}
+
+impl StreamEnd {
+    /// The application error code with which the gateway resets or stops the client's stream.
+    ///
+    /// Small numbers, so that they read well in a browser's `WebTransportError.streamErrorCode`;
+    /// zero is left out, because browsers show it for streams without an application code. A session
+    /// that ended resets its streams with WT_SESSION_GONE instead, which is no application code.
+    pub const fn code(self) -> u32 {
+        match self {
+            Self::Finished | Self::ClientReset | Self::ClientStopped => 0,
+            Self::SessionEnded | Self::ConnectionLost => 0,
+            Self::BackendUnreachable => 1,
+            Self::BackendReset => 2,
+            Self::BackendTimeout => 3,
+            Self::HalfCloseTimeout => 4,
+            Self::Refused => 5,
+            Self::TooManyStreams => 6,
+            Self::OutOfResources => 7,
+            Self::Internal => 8,
+        }
+    }
+}
+
+reasons! {
+    /// Why a datagram was lost in the gateway.
+    Loss {
+        /// Larger than the client's path allows now.
+        Oversize = "oversize", Gateway;
+        /// The queue towards the client was full; the oldest went first.
+        QueueFull = "queue_full", Gateway;
+        /// Older than the route's `datagram_ttl` before it could be sent.
+        Expired = "expired", Gateway;
+        /// The route has no UDP backend, or its socket could not be opened.
+        NoBackend = "no_backend", Backend;
+        /// The kernel's socket buffer towards the backend was full.
+        BackendBusy = "backend_busy", Backend;
+        /// Nobody listens on the backend's port.
+        BackendUnreachable = "backend_unreachable", Backend;
+        /// Any other error of the socket.
+        SocketError = "socket_error", Backend;
+        /// It came before its session, and the session did not come in time or there were too many.
+        Early = "early", Client;
+        /// It came for a session that has ended, or could not be sent since it had.
+        SessionEnded = "session_ended", Client;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn words_are_label_safe_and_different() {
+        fn check(words: Vec<&str>) {
+            assert!(words.iter().all(|w| w.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
+            assert_eq!(words.iter().collect::<HashSet<_>>().len(), words.len());
+        }
+        check(Refusal::ALL.iter().map(|r| r.word()).collect());
+        check(Ending::ALL.iter().map(|r| r.word()).collect());
+        check(StreamEnd::ALL.iter().map(|r| r.word()).collect());
+        check(Loss::ALL.iter().map(|r| r.word()).collect());
+    }
+
+    #[test]
+    fn codes_the_client_sees_are_different() {
+        let codes: Vec<u32> = StreamEnd::ALL.iter().map(|e| e.code()).filter(|c| *c != 0).collect();
+        assert_eq!(codes.iter().collect::<HashSet<_>>().len(), codes.len());
+    }
+}

@@ -1,0 +1,208 @@
+//! The client leg of a session, whatever transport carries it.
+//!
+//! The session, bridge and backend rooms know only these traits. WebTransport over HTTP/3
+//! ([`crate::webtransport`]) implements them for real clients, an in-memory transport for tests.
+//!
+//! What always holds: a stream that is dropped without [`SendStream::finish`] is reset, never
+//! finished, so that a bridge which dies cannot make a cut transfer look whole; and no call here
+//! waits for anything but the client.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::reason::Refusal;
+
+/// What a client asked for when it asked for a session. All of it is the client's word.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RequestHead {
+    /// Host and, where given, port: the `:authority` pseudo-header.
+    pub authority: String,
+    /// Path without the query, as sent (percent-encoding untouched).
+    pub path: String,
+    /// What followed the `?`, if there was one.
+    pub query: Option<String>,
+    /// The `Origin` header, which browsers always send and native clients seldom.
+    pub origin: Option<String>,
+    /// The client's address when it asked.
+    pub client: SocketAddr,
+    /// The gateway's address that the client sent to, where the kernel told it.
+    pub local: Option<SocketAddr>,
+    /// Generation of the protocol that both sides speak: a word of a closed list.
+    pub dialect: &'static str,
+}
+
+/// A client's request for a session, to be accepted or refused. Dropping it refuses it.
+pub trait SessionRequest: Send + 'static {
+    /// What an accepted request becomes.
+    type Session: Session;
+
+    /// What the client asked for.
+    fn head(&self) -> &RequestHead;
+
+    /// The way for datagrams to the client; usable once the session is accepted.
+    fn datagrams(&self) -> <Self::Session as Session>::Datagrams;
+
+    /// Accepts. From now on `events` gets what the client opens and sends, first of all what came
+    /// before the acceptance.
+    fn accept(
+        self,
+        events: Arc<dyn SessionEvents<Self::Session>>,
+    ) -> impl Future<Output = Result<Self::Session, ClientEnd>> + Send;
+
+    /// Refuses, with the status and the reason's word.
+    fn refuse(self, why: Refusal) -> impl Future<Output = ()> + Send;
+}
+
+/// An accepted session. Dropping it ends the session as [`Ending::Internal`](crate::reason::Ending).
+pub trait Session: Send + 'static {
+    /// The gateway's half of a stream.
+    type Send: SendStream;
+    /// The client's half of a stream.
+    type Recv: RecvStream;
+    /// The way for datagrams to the client.
+    type Datagrams: Datagrams;
+
+    /// Waits until the client ends the session or is gone. Cancel-safe.
+    fn ended(&mut self) -> impl Future<Output = ClientEnd> + Send;
+
+    /// Asks the client to end the session by itself, because the gateway will.
+    fn drain(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Ends the session and tells the client why. `reason` is cut to what the protocol can carry.
+    /// Resolves when the client knows, is gone, or took too long.
+    fn close(self, code: u32, reason: &str) -> impl Future<Output = ()> + Send;
+}
+
+/// What a session does with what its client opens and sends.
+///
+/// Called on the connection's own task, so that nothing hops: an implementation must not block.
+pub trait SessionEvents<S: Session + ?Sized>: Send + Sync + 'static {
+    /// The client opened a bidirectional stream.
+    fn bidi(&self, send: S::Send, recv: S::Recv);
+    /// The client opened a unidirectional stream.
+    fn uni(&self, recv: S::Recv);
+    /// The client sent a datagram.
+    fn datagram(&self, payload: Bytes);
+    /// Bidirectional streams that are open now; the transport raises the client's credit by it.
+    fn open_bidi_streams(&self) -> u64;
+}
+
+/// How the client ended a session.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ClientEnd {
+    /// It closed the session, with code and reason.
+    Closed {
+        /// The application's code, as sent.
+        code: u32,
+        /// The application's reason, as sent: at most 1,024 bytes.
+        reason: String,
+    },
+    /// It reset the stream that carried the session.
+    Reset,
+    /// It closed the connection under the session.
+    ConnectionClosed,
+    /// It fell silent, or the connection broke.
+    ConnectionLost,
+    /// It broke a rule of the protocol.
+    ProtocolError,
+}
+
+/// The client's half of a stream: bytes to the gateway.
+pub trait RecvStream: Send + 'static {
+    /// Reads what is there, at least one chunk, at most `chunks.len()`. `None`: the client finished.
+    ///
+    /// The chunks are the transport's own buffers, not copies. Cancel-safe.
+    fn read_chunks(
+        &mut self,
+        chunks: &mut [Bytes],
+    ) -> impl Future<Output = Result<Option<usize>, RecvError>> + Send;
+
+    /// Waits for the end of the stream by a reset, while nobody reads. Never resolves when the client
+    /// has finished. Cancel-safe.
+    fn lost(&mut self) -> impl Future<Output = RecvError> + Send;
+
+    /// Asks the client to stop sending. Nothing can be read after it.
+    fn stop(&mut self, code: u32);
+
+    /// Lets go of the stream because the session has ended.
+    fn abandon(&mut self);
+}
+
+/// Why no more bytes can be read from the client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum RecvError {
+    /// The client reset the stream; `None` if with a code that is no application code.
+    #[error("client reset the stream with {0:?}")]
+    Reset(Option<u32>),
+    /// The connection is gone.
+    #[error("connection lost")]
+    Lost,
+}
+
+/// The gateway's half of a stream: bytes to the client.
+pub trait SendStream: Send + 'static {
+    /// Hands over one chunk; waits while the client gives no credit. Not cancel-safe: a part of the
+    /// chunk may have been taken.
+    fn write(&mut self, chunk: Bytes) -> impl Future<Output = Result<(), SendError>> + Send;
+
+    /// Ends the stream cleanly after the last byte.
+    fn finish(&mut self);
+
+    /// Ends the stream abnormally.
+    fn reset(&mut self, code: u32);
+
+    /// Waits until the client stops reading the stream. Never resolves when the client has taken
+    /// everything.
+    fn stopped(&self) -> impl Future<Output = SendError> + Send + 'static;
+
+    /// Lets go of the stream because the session has ended.
+    fn abandon(&mut self);
+}
+
+/// Why no more bytes can be written to the client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SendError {
+    /// The client stopped reading; `None` if with a code that is no application code.
+    #[error("client stopped reading with {0:?}")]
+    Stopped(Option<u32>),
+    /// The connection is gone.
+    #[error("connection lost")]
+    Lost,
+}
+
+/// The way for a session's datagrams to the client.
+///
+/// The transport's own header precedes each payload in one buffer, so that nothing is copied again:
+/// write [`Datagrams::prefix`], then the payload, and hand over the whole.
+pub trait Datagrams: Clone + Send + Sync + 'static {
+    /// Bytes that precede each payload; 8 at most.
+    fn prefix(&self) -> &[u8];
+
+    /// Largest payload that fits now, without the prefix. It changes with the path. `None`: the client
+    /// takes no datagrams, or the connection is gone.
+    fn max_payload(&self) -> Option<usize>;
+
+    /// Sends at once or not at all.
+    ///
+    /// # Errors
+    /// Why it was not sent; a full queue gives the datagram back.
+    fn try_send(&self, framed: Bytes) -> Result<(), DatagramError>;
+
+    /// Sends when there is room. Cancel-safe: a cancelled datagram was not sent.
+    fn send(&self, framed: Bytes) -> impl Future<Output = Result<(), DatagramError>> + Send;
+}
+
+/// Why a datagram was not sent to the client.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum DatagramError {
+    /// The transport's queue is full; here is the datagram back.
+    #[error("queue full")]
+    Full(Bytes),
+    /// Larger than the client's path allows now.
+    #[error("too large for the client's path")]
+    TooLarge,
+    /// The client takes no datagrams, or the connection is gone.
+    #[error("no way to the client")]
+    Closed,
+}
