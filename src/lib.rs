@@ -1,5 +1,7 @@
 //! tidegate: a WebTransport-to-TCP/UDP reverse proxy gateway.
 
+#[allow(clippy::disallowed_types, reason = "owns quinn and rustls on the client side")]
+pub mod client;
 pub mod config;
 pub mod edge;
 pub mod gateway;
@@ -8,3 +10,5 @@ pub mod lifecycle;
 pub mod metrics;
 pub mod reason;
 pub mod transport;
+#[allow(clippy::disallowed_types, reason = "owns h3, and quinn's streams with edge and client")]
+pub mod webtransport;

@@ -70,6 +70,9 @@ struct Families {
 
 impl Metrics {
     /// All metrics at zero, in a registry of their own.
+    ///
+    /// # Panics
+    /// If a name is registered twice: a fault in this file, which every test would show.
     pub fn new() -> Self {
         let registry = Registry::new();
         let families = Arc::new(Families::register(&registry));
@@ -149,6 +152,11 @@ impl Metrics {
     /// Counts a request that matched no route.
     pub fn refused_without_route(&self, why: Refusal) {
         self.families.session_rejects.with_label_values(&[NO_ROUTE, why.word()]).inc();
+    }
+
+    /// Datagrams from clients that were lost before any route was known.
+    pub fn unrouted_losses(&self) -> Reasons<Loss> {
+        self.families.direction(NO_ROUTE, "client_to_backend").lost
     }
 
     /// The numbers of one endpoint of a backend.

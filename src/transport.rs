@@ -86,6 +86,8 @@ pub trait SessionEvents<S: Session + ?Sized>: Send + Sync + 'static {
     fn datagram(&self, payload: Bytes);
     /// Bidirectional streams that are open now; the transport raises the client's credit by it.
     fn open_bidi_streams(&self) -> u64;
+    /// Bidirectional streams that the session may have open at once.
+    fn max_bidi_streams(&self) -> u64;
 }
 
 /// How the client ended a session.

@@ -1,0 +1,138 @@
+//! A small, complete WebTransport client: for the load generator, the tests and the benches.
+//!
+//! It speaks to any WebTransport server, several sessions on a connection, and shows what tests want to
+//! see: reset codes as they are, the header of a refusal, the end of a session. It is built on the same
+//! parts as the gateway's own side ([`crate::webtransport`]); tests against other clients see to it that
+//! two errors cannot cancel out.
+
+mod connection;
+mod session;
+mod stream;
+mod trust;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use quinn::crypto::rustls::QuicClientConfig;
+
+pub use self::{
+    connection::{Connection, Refused, RequestOptions},
+    session::{Closed, Session},
+    stream::{RecvStream, SendStream, StreamError},
+    trust::Trust,
+};
+
+/// How long a connection may take to be made.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where the client's connections begin: a UDP socket. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    quic: quinn::Endpoint,
+}
+
+/// How a client's connections behave.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which servers to believe.
+    pub trust: Trust,
+    /// Silence after which a connection is given up.
+    pub idle_timeout: Duration,
+    /// Streams of each kind that the server may open at once.
+    pub max_incoming_streams: u32,
+    /// Bytes of datagrams that are kept for the application, per connection.
+    pub datagram_receive_buffer: usize,
+}
+
+impl Options {
+    /// The usual, with the given trust.
+    pub fn new(trust: Trust) -> Self {
+        Self {
+            trust,
+            idle_timeout: Duration::from_secs(30),
+            max_incoming_streams: 100,
+            datagram_receive_buffer: 1024 * 1024,
+        }
+    }
+}
+
+impl Endpoint {
+    /// Binds a UDP socket. Must be called within a tokio runtime, which then drives it.
+    ///
+    /// # Errors
+    /// What the system said, or that the trust cannot be used.
+    pub fn bind(local: SocketAddr, options: &Options) -> io::Result<Self> {
+        let mut quic = quinn::Endpoint::client(local)?;
+        quic.set_default_client_config(client_config(options)?);
+        Ok(Self { quic })
+    }
+
+    /// The socket's address.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.quic.local_addr()
+    }
+
+    /// Moves all connections to another socket: what a server sees as a change of address.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn rebind(&self, socket: std::net::UdpSocket) -> io::Result<()> {
+        self.quic.rebind(socket)
+    }
+
+    /// Connects to a server and begins HTTP/3.
+    ///
+    /// # Errors
+    /// Why there is no connection.
+    pub async fn connect(
+        &self,
+        server: SocketAddr,
+        server_name: &str,
+    ) -> Result<Connection, ConnectError> {
+        let connecting = self.quic.connect(server, server_name)?;
+        let quic = tokio::time::timeout(CONNECT_PATIENCE, connecting)
+            .await
+            .map_err(|_elapsed| ConnectError::TimedOut)??;
+        Connection::begin(quic).await
+    }
+
+    /// Closes every connection and waits until the servers know.
+    pub async fn close(&self) {
+        self.quic.close(crate::webtransport::no_error(), b"");
+        self.quic.wait_idle().await;
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The attempt could not begin.
+    #[error("cannot begin to connect")]
+    Begin(#[from] quinn::ConnectError),
+    /// The handshake failed or the connection broke.
+    #[error("connection failed")]
+    Connection(#[from] quinn::ConnectionError),
+    /// The server did not answer in time.
+    #[error("the server did not answer in {} s", CONNECT_PATIENCE.as_secs())]
+    TimedOut,
+    /// The server speaks HTTP/3 but not WebTransport.
+    #[error("the server does not offer WebTransport")]
+    NotWebTransport,
+}
+
+fn client_config(options: &Options) -> io::Result<quinn::ClientConfig> {
+    let tls = options.trust.client_config()?;
+    let tls = QuicClientConfig::try_from(tls).map_err(io::Error::other)?;
+    let mut config = quinn::ClientConfig::new(Arc::new(tls));
+    let mut transport = quinn::TransportConfig::default();
+    let idle = options.idle_timeout.try_into().map_err(io::Error::other)?;
+    transport
+        .max_idle_timeout(Some(idle))
+        .max_concurrent_bidi_streams(options.max_incoming_streams.into())
+        .max_concurrent_uni_streams(options.max_incoming_streams.saturating_add(3).into())
+        .datagram_receive_buffer_size(Some(options.datagram_receive_buffer));
+    config.transport_config(Arc::new(transport));
+    Ok(config)
+}

@@ -1,0 +1,114 @@
+//! Which servers a client believes.
+
+use std::{io, sync::Arc};
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature},
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+
+#[cfg(feature = "aws-lc-rs")]
+use aws_lc_rs::digest;
+#[cfg(not(feature = "aws-lc-rs"))]
+use ring::digest;
+
+#[cfg(feature = "aws-lc-rs")]
+use rustls::crypto::aws_lc_rs::default_provider;
+#[cfg(not(feature = "aws-lc-rs"))]
+use rustls::crypto::ring::default_provider;
+
+/// Which servers to believe.
+#[derive(Clone, Debug)]
+pub enum Trust {
+    /// Those whose leaf certificate has one of these SHA-256 hashes, as a browser's
+    /// `serverCertificateHashes`.
+    Hashes(Vec<[u8; 32]>),
+    /// Those whose chain leads to one of these certificates, given as PEM.
+    Roots(String),
+    /// Everybody. For measurements on a closed network.
+    DangerAcceptAny,
+}
+
+impl Trust {
+    pub(crate) fn client_config(&self) -> io::Result<ClientConfig> {
+        let provider = Arc::new(default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(io::Error::other)?;
+        let mut config = match self {
+            Self::Roots(pem) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+                    let certificate = certificate.map_err(io::Error::other)?;
+                    roots.add(certificate).map_err(io::Error::other)?;
+                }
+                builder.with_root_certificates(roots)
+            }
+            Self::Hashes(hashes) => Self::pinned(builder, &provider, Some(hashes.clone())),
+            Self::DangerAcceptAny => Self::pinned(builder, &provider, None),
+        }
+        .with_no_client_auth();
+        config.alpn_protocols = vec![b"h3".to_vec()];
+        Ok(config)
+    }
+
+    fn pinned(
+        builder: rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>,
+        provider: &CryptoProvider,
+        hashes: Option<Vec<[u8; 32]>>,
+    ) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
+        let algorithms = provider.signature_verification_algorithms;
+        let pinned = Pinned { hashes, algorithms };
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(pinned))
+    }
+}
+
+/// Believes a certificate by its hash alone; `None` believes all.
+#[derive(Debug)]
+struct Pinned {
+    hashes: Option<Vec<[u8; 32]>>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let hash = digest::digest(&digest::SHA256, leaf);
+        match &self.hashes {
+            Some(hashes) if !hashes.iter().any(|h| h == hash.as_ref()) => {
+                Err(rustls::CertificateError::ApplicationVerificationFailure.into())
+            }
+            _ => Ok(ServerCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("QUIC has no TLS 1.2".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,65 @@
+//! WebTransport over HTTP/3: a QUIC connection becomes session requests, and those become sessions.
+//!
+//! What comes in is an established QUIC connection ([`serve`]); what goes out are session requests,
+//! which implement [`crate::transport::SessionRequest`] and become sessions with streams and datagrams.
+//! What is hidden: HTTP/3 itself, QPACK, four generations of WebTransport and their settings, capsules,
+//! error codes, and what comes before its time.
+//!
+//! h3 does what it is good at, requests and QPACK. WebTransport streams never reach it:
+//!
+//! ```text
+//! accept_bi, accept_uni -> head: the first varints
+//!     0x41 / 0x54 + session id -> registry -> the session's events: raw quinn streams
+//!     control, QPACK           -> control
+//!     anything else            -> guard -> demux (h3's public traits) -> h3 -> request
+//! read_datagram -> datagram: quarter id -> registry -> the session's events
+//! ```
+//!
+//! All of that is one task per connection (`connection`); a session's task reads the capsules of its
+//! own CONNECT stream. The client's control and QPACK streams are read here and not by h3, which would
+//! drop the settings that matter and never read the others.
+//!
+//! What always holds:
+//! - no more is held for a client than the configuration says: field sections by `limits.header_bytes`,
+//!   early streams and datagrams by number and time, everything else by QUIC's windows;
+//! - no GOAWAY is sent while a session lives: Chromium 156 crashes on it;
+//! - a session's streams end with WT_SESSION_GONE once the session has;
+//! - a fault of the client's costs the stream or the connection that the specification says, and
+//!   nothing else.
+//!
+//! Obeyed: RFC 9114, RFC 9204 (without a dynamic table), RFC 9220, RFC 9221, RFC 9297, and
+//! draft-ietf-webtrans-http3-02 to -16 as far as clients speak them.
+
+pub(crate) mod capsule;
+pub(crate) mod codes;
+mod connection;
+pub(crate) mod control;
+pub(crate) mod datagram;
+pub(crate) mod demux;
+pub(crate) mod dialect;
+mod guard;
+pub(crate) mod head;
+mod mailbox;
+mod qpack;
+mod registry;
+mod request;
+mod session;
+mod stream;
+pub(crate) mod varint;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    connection::{Service, serve},
+    datagram::Datagrams,
+    dialect::Dialect,
+    request::SessionRequest,
+    session::Session,
+    stream::{RecvStream, SendStream},
+};
+
+/// The code of a clean end of a connection (RFC 9114 section 8.1).
+pub(crate) fn no_error() -> quinn::VarInt {
+    codes::quic(codes::error::H3_NO_ERROR)
+}

@@ -1,0 +1,366 @@
+//! One QUIC connection with HTTP/3 on it: the task that everything of the client leg passes.
+
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+use tracing::debug;
+
+use super::{
+    codes::{self, error, stream},
+    control::{self, Fault, SettingsSlot},
+    datagram,
+    demux::{Demux, RequestContext, RequestStream},
+    dialect,
+    head::{Kind, Opened, ReadHead},
+    mailbox::{Mailbox, Note},
+    registry::{DatagramFate, EarlyLimits, Registry},
+    request::{Requests, Resolved, SessionRequest},
+};
+use crate::{
+    config,
+    lifecycle::Lifecycle,
+    metrics::{Metrics, Reasons},
+    reason::{Loss, Refusal},
+};
+
+/// Requests on one connection that are read and not yet decided on. Above it h3 is given no more.
+const MAX_RESOLVING: usize = 64;
+
+/// Stream credit that stays ahead of what a session uses.
+const CREDIT_HEADROOM: u64 = 32;
+
+/// Most bidirectional streams that a connection is ever given credit for: quinn spends 86 bytes on each.
+const MAX_BIDI_CREDIT: u64 = 65_536;
+
+/// How long the kill may take: every session tells its client, and waits a second for the answer.
+const KILL_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the connections of a listener are served with.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Most bytes of a request's header section.
+    pub header_bytes: u64,
+    /// Streams that wait for sessions, per connection.
+    pub early_streams: usize,
+    /// Datagrams that wait for sessions, per connection.
+    pub early_datagrams: usize,
+    /// Deadlines of the client leg.
+    pub timeouts: config::Timeouts,
+    /// Bidirectional streams that the client may open at first.
+    pub initial_bidi_streams: u64,
+    /// The listener's address.
+    pub local: SocketAddr,
+    /// The stages of the process.
+    pub lifecycle: Lifecycle,
+    /// Where refusals are counted that no route is to blame for.
+    pub metrics: Metrics,
+}
+
+/// Serves a connection until it ends. Session requests go to `on_request`, which must not block.
+pub async fn serve(
+    quic: quinn::Connection,
+    service: Arc<Service>,
+    on_request: impl Fn(SessionRequest) + Send,
+) {
+    let mailbox = Arc::new(Mailbox::default());
+    let (settings, settings_read) = watch::channel(None);
+    let (requests, demuxed) = mpsc::channel(MAX_RESOLVING);
+    let context = RequestContext {
+        quic: quic.clone(),
+        notes: Arc::default(),
+        mailbox: Arc::clone(&mailbox),
+        max_section_bytes: service.header_bytes,
+    };
+    let control_head = dialect::control_stream_head(service.header_bytes);
+    let demux = Demux::new(context.clone(), demuxed, control_head);
+    // An error means that the connection is gone already.
+    let built = h3::server::builder()
+        .send_grease(false)
+        .max_field_section_size(service.header_bytes)
+        .build(demux)
+        .await;
+    let Ok(mut h3) = built else { return };
+
+    let now = Instant::now();
+    let mut connection = Connection {
+        requests_of: Requests {
+            quic,
+            notes: Arc::clone(&context.notes),
+            mailbox,
+            settings: settings_read,
+            patience: service.timeouts.request,
+            local: service.local,
+        },
+        registry: Registry::new(EarlyLimits {
+            streams: service.early_streams,
+            datagrams: service.early_datagrams,
+            patience: service.timeouts.early,
+        }),
+        lost: service.metrics.unrouted_losses(),
+        bidi_credit: service.initial_bidi_streams,
+        seen: Seen::default(),
+        settings: Arc::new(settings),
+        heads: FuturesUnordered::new(),
+        critical: FuturesUnordered::new(),
+        resolving: FuturesUnordered::new(),
+        open_requests: 0,
+        had_session: false,
+        idle_until: Some(now + service.timeouts.idle_connection),
+        dead_at: None,
+        requests,
+        context,
+        service,
+    };
+    connection.run(&mut h3, on_request).await;
+}
+
+/// The state of a connection's task.
+struct Connection {
+    service: Arc<Service>,
+    context: RequestContext,
+    requests_of: Requests,
+    /// To h3.
+    requests: mpsc::Sender<RequestStream>,
+    registry: Registry,
+    lost: Reasons<Loss>,
+    bidi_credit: u64,
+    seen: Seen,
+    settings: SettingsSlot,
+    heads: FuturesUnordered<ReadHead>,
+    critical: FuturesUnordered<Boxed<Fault>>,
+    resolving: FuturesUnordered<Boxed<Resolved>>,
+    /// Request streams that are not done with, sessions among them.
+    open_requests: usize,
+    had_session: bool,
+    /// When the connection is closed, unless a request comes; `None` while there is one.
+    idle_until: Option<Instant>,
+    /// When the connection is closed whatever there is: the process is being stopped.
+    dead_at: Option<Instant>,
+}
+
+type Boxed<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Which critical streams the client has opened: each may come once.
+#[derive(Debug, Default)]
+struct Seen {
+    control: bool,
+    encoder: bool,
+    decoder: bool,
+}
+
+impl Connection {
+    /// The loop. Every branch is cancel-safe: what a branch takes is dealt with before the next turn.
+    async fn run(
+        &mut self,
+        h3: &mut h3::server::Connection<Demux, Bytes>,
+        on_request: impl Fn(SessionRequest) + Send,
+    ) {
+        let lifecycle = self.service.lifecycle.clone();
+        let (quic, mailbox) = (self.context.quic.clone(), Arc::clone(&self.context.mailbox));
+        let mut accept_bi = pin!(quic.accept_bi());
+        let mut accept_uni = pin!(quic.accept_uni());
+        let mut read_datagram = pin!(quic.read_datagram());
+        let mut draining = pin!(lifecycle.draining().fuse());
+        let mut killed = pin!(lifecycle.killed().fuse());
+        let mut armed = self.next_alarm();
+        let mut alarm = pin!(sleep_until(armed.unwrap_or_else(Instant::now)));
+
+        loop {
+            tokio::select! {
+                opened = &mut accept_bi => {
+                    accept_bi.set(quic.accept_bi());
+                    let Ok((send, recv)) = opened else { return };
+                    self.registry.opened(recv.id().into());
+                    self.read_head(Some(send), recv);
+                }
+                opened = &mut accept_uni => {
+                    accept_uni.set(quic.accept_uni());
+                    let Ok(recv) = opened else { return };
+                    self.read_head(None, recv);
+                }
+                datagram = &mut read_datagram => {
+                    read_datagram.set(quic.read_datagram());
+                    let Ok(datagram) = datagram else { return };
+                    self.datagram(datagram);
+                }
+                Some(head) = self.heads.next() => self.head(head),
+                accepted = h3.accept(), if self.resolving.len() < MAX_RESOLVING => {
+                    // An error or `None`: h3 has closed the connection, or the client wants no more.
+                    let Ok(Some(resolver)) = accepted else { return };
+                    self.resolving.push(Box::pin(self.requests_of.clone().resolve(resolver)));
+                }
+                Some(resolved) = self.resolving.next() => match resolved {
+                    Resolved::Session(request) => on_request(*request),
+                    Resolved::Refused(why) => self.refused(why),
+                    Resolved::Answered => {}
+                },
+                notes = mailbox.take() => notes.into_iter().for_each(|note| self.note(note)),
+                Some(fault) = self.critical.next() => {
+                    return self.close(fault.0, b"bad control or QPACK stream");
+                }
+                () = &mut draining => self.idle_from_now(),
+                () = &mut killed => self.dead_at = Some(Instant::now() + KILL_PATIENCE),
+                () = &mut alarm, if armed.is_some() => {
+                    let now = Instant::now();
+                    self.lost.add(Loss::Early, self.registry.expire(now));
+                    if [self.idle_until, self.dead_at].into_iter().flatten().any(|at| at <= now) {
+                        return self.close(error::H3_NO_ERROR, b"");
+                    }
+                }
+            }
+            let next = self.next_alarm();
+            if next != armed {
+                armed = next;
+                alarm.as_mut().reset(armed.unwrap_or_else(Instant::now));
+            }
+        }
+    }
+
+    /// Reads what a stream is: mostly that came with it.
+    fn read_head(&mut self, send: Option<quinn::SendStream>, recv: quinn::RecvStream) {
+        let mut head = ReadHead::new(send, recv, self.service.timeouts.request);
+        match (&mut head).now_or_never() {
+            Some(read) => self.head(read),
+            None => self.heads.push(head),
+        }
+    }
+
+    /// Hands a stream to whom it belongs.
+    fn head(&mut self, read: Result<Opened, u64>) {
+        let opened = match read {
+            Ok(opened) => opened,
+            Err(stream) => return self.registry.gone(stream),
+        };
+        match opened.kind {
+            Kind::WebTransport(session) => self.webtransport_stream(session, opened),
+            Kind::Request => self.request(opened),
+            Kind::Uni(kind) => self.uni(kind, opened),
+        }
+    }
+
+    fn webtransport_stream(&mut self, session: u64, opened: Opened) {
+        // A session's id is that of a client-initiated bidirectional stream (draft section 4).
+        if !session.is_multiple_of(4) {
+            return self.close(error::H3_ID_ERROR, b"no session can have this id");
+        }
+        if opened.send.is_some() {
+            self.registry.gone(opened.recv.id().into());
+        }
+        self.registry.stream(session, opened);
+        self.raise_credit();
+    }
+
+    fn request(&mut self, opened: Opened) {
+        let Some(send) = opened.send else { return };
+        let stream = RequestStream::new(self.context.clone(), send, opened.recv, opened.first);
+        self.open_requests += 1;
+        self.idle_until = None;
+        // Full: h3 has as many as it may hold. Dropping the stream rejects it.
+        _ = self.requests.try_send(stream);
+    }
+
+    fn uni(&mut self, kind: u64, mut opened: Opened) {
+        let seen = match kind {
+            stream::CONTROL => &mut self.seen.control,
+            stream::QPACK_ENCODER => &mut self.seen.encoder,
+            stream::QPACK_DECODER => &mut self.seen.decoder,
+            stream::PUSH => {
+                return self.close(error::H3_STREAM_CREATION_ERROR, b"a client cannot push");
+            }
+            _ => {
+                // Unknown types are not for us to understand (RFC 9114 section 6.2). An error says that
+                // the stream has ended already.
+                _ = opened.recv.stop(codes::quic(error::H3_STREAM_CREATION_ERROR));
+                return;
+            }
+        };
+        if std::mem::replace(seen, true) {
+            return self.close(error::H3_STREAM_CREATION_ERROR, b"a second critical stream");
+        }
+        let settings = Arc::clone(&self.settings);
+        let read = control::read_critical(kind, opened.recv, opened.first, settings);
+        self.critical.push(Box::pin(read));
+    }
+
+    fn datagram(&mut self, datagram: Bytes) {
+        let Some((session, payload)) = datagram::parse(datagram) else {
+            return self.close(error::H3_DATAGRAM_ERROR, b"bad datagram");
+        };
+        match self.registry.datagram(session, payload) {
+            DatagramFate::Kept => {}
+            DatagramFate::Early => self.lost.inc(Loss::Early),
+            DatagramFate::Gone => self.lost.inc(Loss::SessionEnded),
+        }
+    }
+
+    fn refused(&self, why: Refusal) {
+        debug!(client = %self.context.quic.remote_address(), reason = %why, "Request refused.");
+        self.service.metrics.refused_without_route(why);
+    }
+
+    fn note(&mut self, note: Note) {
+        match note {
+            Note::Accepted(session, events) => {
+                self.had_session = true;
+                self.registry.accepted(session, &events);
+                self.raise_credit();
+            }
+            Note::Ended(session) => self.registry.gone(session),
+            Note::Done(stream) => {
+                self.registry.gone(stream);
+                self.open_requests -= 1;
+                self.idle_from_now();
+            }
+        }
+    }
+
+    /// Sets when the connection is closed if it stays without a request.
+    ///
+    /// A client whose last session has ended may never close the connection (Chromium does not), but
+    /// needs a moment to read how the session ended.
+    fn idle_from_now(&mut self) {
+        if self.open_requests > 0 {
+            return;
+        }
+        let timeouts = &self.service.timeouts;
+        let patience = match (self.had_session, self.service.lifecycle.is_draining()) {
+            (true, _) => timeouts.linger,
+            (false, true) => Duration::ZERO,
+            (false, false) => timeouts.idle_connection,
+        };
+        self.idle_until = Some(Instant::now() + patience);
+    }
+
+    /// Keeps the client's stream credit ahead of what its sessions use, up to what they may.
+    fn raise_credit(&mut self) {
+        let open = self.registry.open_bidi_streams();
+        // Each session's own request stream, and room for ordinary requests, come on top.
+        let most = self.registry.max_bidi_streams().saturating_add(CREDIT_HEADROOM);
+        let most = most.min(MAX_BIDI_CREDIT);
+        if open + CREDIT_HEADROOM < self.bidi_credit || self.bidi_credit >= most {
+            return;
+        }
+        self.bidi_credit = (self.bidi_credit * 2).min(most);
+        let credit = u32::try_from(self.bidi_credit).unwrap_or(u32::MAX);
+        self.context.quic.set_max_concurrent_bi_streams(credit.into());
+    }
+
+    /// When there is something to do though nothing comes.
+    fn next_alarm(&self) -> Option<Instant> {
+        [self.registry.next_expiry(), self.idle_until, self.dead_at].into_iter().flatten().min()
+    }
+
+    /// Closes the connection. The loop ends at its next turn, when nothing more can be accepted.
+    fn close(&self, code: u64, reason: &[u8]) {
+        if code != error::H3_NO_ERROR {
+            let client = self.context.quic.remote_address();
+            debug!(%client, code = format_args!("{code:#x}"), "Connection closed: rule broken.");
+        }
+        self.context.quic.close(codes::quic(code), reason);
+    }
+}

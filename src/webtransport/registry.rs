@@ -1,0 +1,214 @@
+//! The sessions of a connection, and what came before them.
+//!
+//! Packets overtake each other, and browsers open streams before they have the answer; so a stream or
+//! datagram may name a session that is still being decided on, or that nobody asked for yet. Both wait,
+//! bounded in number and, as long as there is no request, in time (draft section 4.6). Their bytes wait
+//! in QUIC's own windows.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{
+    codes::error,
+    head::Opened,
+    stream::{RecvStream, SendStream},
+};
+
+/// What takes a session's streams and datagrams: see [`crate::transport::SessionEvents`].
+pub(crate) type Events =
+    std::sync::Arc<dyn crate::transport::SessionEvents<super::session::Session>>;
+
+/// Bounds on what waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EarlyLimits {
+    pub(crate) streams: usize,
+    pub(crate) datagrams: usize,
+    pub(crate) patience: Duration,
+}
+
+/// The sessions of a connection.
+pub(crate) struct Registry {
+    live: HashMap<u64, Events>,
+    /// Requests that are not decided on, and streams that did not say yet what they are.
+    undecided: HashSet<u64>,
+    /// The first bidirectional stream that the client has not opened yet.
+    next_stream: u64,
+    limits: EarlyLimits,
+    streams: VecDeque<Early<Opened>>,
+    datagrams: VecDeque<Early<Bytes>>,
+}
+
+struct Early<T> {
+    session: u64,
+    until: Instant,
+    what: T,
+}
+
+/// What is known of a session id.
+enum Standing<'a> {
+    Live(&'a Events),
+    /// It may still come.
+    Coming,
+    /// It has ended, or was never a session.
+    Gone,
+}
+
+/// What became of a datagram.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum DatagramFate {
+    /// The session has it, or it waits for the session.
+    Kept,
+    /// Lost: no session, or too many waiting.
+    Early,
+    /// Lost: the session has ended.
+    Gone,
+}
+
+impl Registry {
+    pub(crate) fn new(limits: EarlyLimits) -> Self {
+        Self {
+            live: HashMap::new(),
+            undecided: HashSet::new(),
+            next_stream: 0,
+            limits,
+            streams: VecDeque::new(),
+            datagrams: VecDeque::new(),
+        }
+    }
+
+    /// The client opened a bidirectional stream, which may turn out to be a session's request.
+    pub(crate) fn opened(&mut self, stream: u64) {
+        self.next_stream = self.next_stream.max(stream + 4);
+        self.undecided.insert(stream);
+    }
+
+    /// The stream carries no session, or none any more.
+    pub(crate) fn gone(&mut self, stream: u64) {
+        self.undecided.remove(&stream);
+        self.live.remove(&stream);
+        while let Some(early) = self.take_stream(stream) {
+            refuse(early, error::WT_SESSION_GONE);
+        }
+    }
+
+    /// The session was accepted: it gets what has waited for it.
+    pub(crate) fn accepted(&mut self, session: u64, events: &Events) {
+        self.undecided.remove(&session);
+        self.live.insert(session, Events::clone(events));
+        while let Some(early) = self.take_stream(session) {
+            deliver(events, early);
+        }
+        while let Some(i) = self.datagrams.iter().position(|early| early.session == session) {
+            if let Some(early) = self.datagrams.remove(i) {
+                events.datagram(early.what);
+            }
+        }
+    }
+
+    /// A WebTransport stream has come.
+    pub(crate) fn stream(&mut self, session: u64, opened: Opened) {
+        match self.standing(session) {
+            Standing::Live(events) => deliver(events, opened),
+            Standing::Gone => refuse(opened, error::WT_SESSION_GONE),
+            Standing::Coming if self.streams.len() >= self.limits.streams => {
+                refuse(opened, error::WT_BUFFERED_STREAM_REJECTED);
+            }
+            Standing::Coming => {
+                let until = Instant::now() + self.limits.patience;
+                self.streams.push_back(Early { session, until, what: opened });
+            }
+        }
+    }
+
+    /// A datagram has come.
+    pub(crate) fn datagram(&mut self, session: u64, payload: Bytes) -> DatagramFate {
+        match self.standing(session) {
+            Standing::Live(events) => {
+                events.datagram(payload);
+                DatagramFate::Kept
+            }
+            Standing::Gone => DatagramFate::Gone,
+            Standing::Coming if self.datagrams.len() >= self.limits.datagrams => {
+                DatagramFate::Early
+            }
+            Standing::Coming => {
+                // A short payload must not keep a whole packet's buffer.
+                let what = Bytes::copy_from_slice(&payload);
+                let until = Instant::now() + self.limits.patience;
+                self.datagrams.push_back(Early { session, until, what });
+                DatagramFate::Kept
+            }
+        }
+    }
+
+    /// When something that waits will have waited too long, if anything does.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        let streams = self.streams.iter().filter(|e| !self.undecided.contains(&e.session));
+        let datagrams = self.datagrams.iter().filter(|e| !self.undecided.contains(&e.session));
+        streams.map(|e| e.until).chain(datagrams.map(|e| e.until)).min()
+    }
+
+    /// Lets go of what has waited too long for a session that nobody asked for. Yields how many
+    /// datagrams were lost.
+    pub(crate) fn expire(&mut self, now: Instant) -> u64 {
+        let undecided = &self.undecided;
+        let is_over = |session: u64, until| until <= now && !undecided.contains(&session);
+        let mut i = 0;
+        while let Some(early) = self.streams.get(i) {
+            if !is_over(early.session, early.until) {
+                i += 1;
+            } else if let Some(early) = self.streams.remove(i) {
+                refuse(early.what, error::WT_BUFFERED_STREAM_REJECTED);
+            }
+        }
+        let before = self.datagrams.len();
+        self.datagrams.retain(|early| !is_over(early.session, early.until));
+        (before - self.datagrams.len()) as u64
+    }
+
+    /// Bidirectional streams open now in all sessions.
+    pub(crate) fn open_bidi_streams(&self) -> u64 {
+        self.live.values().map(|events| events.open_bidi_streams()).sum()
+    }
+
+    /// Bidirectional streams that all sessions together may have open.
+    pub(crate) fn max_bidi_streams(&self) -> u64 {
+        self.live.values().fold(0, |sum: u64, e| sum.saturating_add(e.max_bidi_streams()))
+    }
+
+    fn standing(&self, session: u64) -> Standing<'_> {
+        match self.live.get(&session) {
+            Some(events) => Standing::Live(events),
+            None if session >= self.next_stream || self.undecided.contains(&session) => {
+                Standing::Coming
+            }
+            None => Standing::Gone,
+        }
+    }
+
+    fn take_stream(&mut self, session: u64) -> Option<Opened> {
+        let i = self.streams.iter().position(|early| early.session == session)?;
+        self.streams.remove(i).map(|early| early.what)
+    }
+}
+
+fn deliver(events: &Events, opened: Opened) {
+    let recv = RecvStream::new(opened.recv, opened.first);
+    match opened.send {
+        Some(send) => events.bidi(SendStream::new(send), recv),
+        None => events.uni(recv),
+    }
+}
+
+/// Ends both halves of a stream that no session takes.
+fn refuse(opened: Opened, code: u64) {
+    RecvStream::new(opened.recv, opened.first).stop_with(code);
+    if let Some(send) = opened.send {
+        SendStream::new(send).reset_with(code);
+    }
+}

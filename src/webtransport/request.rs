@@ -1,0 +1,222 @@
+//! Requests: read from h3, answered at once or handed on as session requests.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use h3::server::{RequestResolver, RequestStream};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use tokio::{sync::watch, time::timeout};
+
+use super::{
+    datagram::Datagrams,
+    demux::{self, Demux, Notes},
+    dialect::{Dialect, Protocol, Settings},
+    mailbox::{Mailbox, Note},
+    session::{self, Session},
+};
+use crate::{
+    reason::Refusal,
+    transport::{self, ClientEnd, RequestHead},
+};
+
+/// The answer to `GET /`.
+const GREETING: &str = "tidegate: a WebTransport gateway. Open a session on one of its routes.\n";
+
+/// The header that tells a developer why a request was refused.
+const REASON_HEADER: &str = "tidegate-reason";
+
+type Stream = RequestStream<demux::RequestStream, Bytes>;
+
+/// What a request turned out to be.
+pub(crate) enum Resolved {
+    /// A session request, for the session room to decide on.
+    Session(Box<SessionRequest>),
+    /// It was refused here, before any route was looked up.
+    Refused(Refusal),
+    /// Another request, or none; it has been answered.
+    Answered,
+}
+
+/// What is needed to read and answer requests of a connection.
+#[derive(Clone)]
+pub(crate) struct Requests {
+    pub(crate) quic: quinn::Connection,
+    pub(crate) notes: Arc<Notes>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) settings: watch::Receiver<Option<Settings>>,
+    pub(crate) patience: Duration,
+    /// The port of the address that the client sent to.
+    pub(crate) local: SocketAddr,
+}
+
+impl Requests {
+    /// Reads one request and answers it, unless it is for a session.
+    pub(crate) async fn resolve(self, resolver: RequestResolver<Demux, Bytes>) -> Resolved {
+        let id = resolver.frame_stream.id().into_inner();
+        // Where it fails, h3 has reset the stream; where it takes too long, dropping it does.
+        let resolved = timeout(self.patience, resolver.resolve_request()).await;
+        let Ok(Ok((request, stream))) = resolved else { return Resolved::Answered };
+        let protocol = self.notes.take(id).and_then(|section| section.protocol);
+
+        if request.method() != Method::CONNECT {
+            answer(&request, stream).await;
+            return Resolved::Answered;
+        }
+        match protocol {
+            Some(protocol @ (Protocol::WebTransport | Protocol::WebTransportH3)) => {
+                self.session(&request, stream, protocol).await
+            }
+            // A plain CONNECT asks for a tunnel, which the gateway is not, either (RFC 9220 section 3).
+            Some(Protocol::Unknown) | None => {
+                refuse(stream, Refusal::UnknownProtocol).await;
+                Resolved::Refused(Refusal::UnknownProtocol)
+            }
+        }
+    }
+
+    /// Waits for the client's settings, which say what it speaks (draft section 3.1): they are on
+    /// another stream and may come later than the request.
+    async fn session(
+        mut self,
+        request: &Request<()>,
+        stream: Stream,
+        protocol: Protocol,
+    ) -> Resolved {
+        let settings = timeout(self.patience, self.settings.wait_for(Option::is_some)).await;
+        let settings = match settings.map(|read| read.map(|settings| settings.clone())) {
+            Ok(Ok(settings)) => settings.unwrap_or_default(),
+            // The connection is gone.
+            Ok(Err(_)) => return Resolved::Answered,
+            Err(_) => {
+                refuse(stream, Refusal::SettingsTimeout).await;
+                return Resolved::Refused(Refusal::SettingsTimeout);
+            }
+        };
+        let dialect = Dialect::negotiated(&settings, protocol);
+        let Some(head) = self.head(request, dialect) else {
+            refuse(stream, Refusal::BadRequest).await;
+            return Resolved::Refused(Refusal::BadRequest);
+        };
+        let id = stream.id().into_inner();
+        let datagrams = Datagrams::new(self.quic.clone(), id, settings.datagrams());
+        Resolved::Session(Box::new(SessionRequest {
+            head,
+            stream,
+            quic: self.quic,
+            mailbox: self.mailbox,
+            datagrams,
+            says_draft02: request.headers().contains_key("sec-webtransport-http3-draft02"),
+        }))
+    }
+
+    fn head(&self, request: &Request<()>, dialect: Dialect) -> Option<RequestHead> {
+        let uri = request.uri();
+        let path_and_query = uri.path_and_query()?;
+        if uri.scheme_str() != Some("https") || path_and_query.path().is_empty() {
+            return None;
+        }
+        let mut origins = request.headers().get_all(header::ORIGIN).iter();
+        let origin = match (origins.next(), origins.next()) {
+            (None, _) => None,
+            (Some(origin), None) => Some(origin.to_str().ok()?.to_owned()),
+            // Two origins are none that could be trusted.
+            (Some(_), Some(_)) => return None,
+        };
+        Some(RequestHead {
+            authority: uri.authority()?.as_str().to_owned(),
+            path: path_and_query.path().to_owned(),
+            query: path_and_query.query().map(str::to_owned),
+            origin,
+            client: self.quic.remote_address(),
+            local: self.quic.local_ip().map(|ip| SocketAddr::new(ip, self.local.port())),
+            dialect: dialect.word(),
+        })
+    }
+}
+
+/// Answers an ordinary request. Errors mean that the client is not there to read it.
+async fn answer(request: &Request<()>, mut stream: Stream) {
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    let is_root = request.uri().path() == "/";
+    let (status, body) = match (is_root, is_read) {
+        (true, true) => (StatusCode::OK, GREETING),
+        (true, false) => (StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD.\n"),
+        (false, _) => (StatusCode::NOT_FOUND, "Nothing here but WebTransport routes.\n"),
+    };
+    let mut response = Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, "text/plain; charset=utf-8")
+        .header(header::CONTENT_LENGTH, body.len());
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response = response.header(header::ALLOW, "GET, HEAD");
+    }
+    let response = response.body(()).expect("all of it is fixed");
+    if stream.send_response(response).await.is_ok() {
+        if request.method() != Method::HEAD {
+            _ = stream.send_data(Bytes::from_static(body.as_bytes())).await;
+        }
+        _ = stream.finish().await;
+    }
+}
+
+/// Refuses a session. Errors mean that the client is not there to read it.
+async fn refuse(mut stream: Stream, why: Refusal) {
+    let status = StatusCode::from_u16(why.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = Response::builder()
+        .status(status)
+        .header(REASON_HEADER, HeaderValue::from_static(why.word()));
+    if let Some(seconds) = why.retry_after_seconds() {
+        response = response.header(header::RETRY_AFTER, seconds);
+    }
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response = response.header(header::ALLOW, "GET, HEAD");
+    }
+    let response = response.body(()).expect("all of it is from closed lists");
+    if stream.send_response(response).await.is_ok() {
+        _ = stream.finish().await;
+    }
+}
+
+/// A client's request for a WebTransport session.
+pub struct SessionRequest {
+    head: RequestHead,
+    stream: Stream,
+    quic: quinn::Connection,
+    mailbox: Arc<Mailbox>,
+    datagrams: Datagrams,
+    says_draft02: bool,
+}
+
+impl transport::SessionRequest for SessionRequest {
+    type Session = Session;
+
+    fn head(&self) -> &RequestHead {
+        &self.head
+    }
+
+    fn datagrams(&self) -> Datagrams {
+        self.datagrams.clone()
+    }
+
+    async fn accept(
+        self,
+        events: Arc<dyn transport::SessionEvents<Session>>,
+    ) -> Result<Session, ClientEnd> {
+        let mut response = Response::builder().status(StatusCode::OK);
+        if self.says_draft02 {
+            response = response.header("sec-webtransport-http3-draft", "draft02");
+        }
+        let response = response.body(()).expect("all of it is fixed");
+        let Self { mut stream, quic, mailbox, .. } = self;
+        // Streams and datagrams that came early go to the session before any that come now.
+        mailbox.post(Note::Accepted(stream.id().into_inner(), events));
+        match stream.send_response(response).await {
+            Ok(()) => Ok(Session::new(stream, quic, mailbox)),
+            Err(error) => Err(session::client_end(&quic, &error)),
+        }
+    }
+
+    async fn refuse(self, why: Refusal) {
+        refuse(self.stream, why).await;
+    }
+}
