@@ -1,30 +1,41 @@
 //! Configuration: text becomes valid settings, or every problem at once.
 //!
-//! A file goes through two shapes. `raw` is what was typed: strings, numbers and options, nothing
-//! checked but the keys. [`Config`] is what it means: only values that can be obeyed. Nothing after
-//! this room checks a setting again, no `Option` here stands for "default", and no other room sees the
-//! raw shape. Defaults live beside the settings they belong to; `config/tidegate.toml` shows each key
-//! with its default and its reason, and a test holds that file to this code.
+//! In goes a file's text, out comes a [`Config`], or [`Problems`]: each with its line, its key, what
+//! was found and what would do. Files that the text names (certificates, the secret) are opened, so
+//! that a mistake shows before anything starts; only the secret is read.
+//!
+//! A file goes through two shapes. `raw` is what was typed: every key an option, nothing checked but
+//! keys and types. [`Config`] is what it means: only values that can be obeyed. Nothing after this
+//! room checks a setting again, no `Option` here stands for "default", and no other room sees the
+//! raw shape. Defaults live beside the settings they belong to; `config/tidegate.toml` shows each
+//! key with its default and its reason, and a test holds that file to this code.
 
+mod effective;
+mod host;
 mod load;
+mod origin;
 mod path;
 mod problems;
 mod raw;
+mod read;
 mod units;
 
 use std::{
-    collections::BTreeMap, fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc,
+    collections::BTreeMap, fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, thread,
     time::Duration,
 };
 
 pub use self::{
-    path::{RoutePath, Segment},
+    host::{HostPort, is_certificate_name},
+    origin::{Origin, OriginError, Origins},
+    path::{PathError, RoutePath, Segment, path_segments},
     problems::{Problem, Problems},
     units::{ByteSize, Limit},
 };
+use self::{raw::File, read::Read};
 
 /// Everything that a file can say, valid.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Config {
     /// The process: workers, identity, keys.
     pub server: Server,
@@ -46,8 +57,15 @@ pub struct Config {
     pub backends: BTreeMap<String, Arc<Backend>>,
 }
 
+/// Every key that a file can have, such as `route[].limits.sessions` or `backend.*.balance`.
+pub fn known_keys() -> Vec<String> {
+    let mut keys = Vec::new();
+    File::keys("", &mut keys);
+    keys
+}
+
 /// The process: workers, identity, keys.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Server {
     /// Worker threads. Default: one per core; at most 64, since six bits of a connection id name one.
     pub workers: NonZeroU32,
@@ -61,6 +79,23 @@ pub struct Server {
     /// From which the reset, token and ticket keys are made; random per process without it.
     pub secret: Option<Secret>,
 }
+
+impl Default for Server {
+    fn default() -> Self {
+        let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
+        let cores = u32::try_from(cores).unwrap_or(MOST_WORKERS).min(MOST_WORKERS);
+        Self {
+            workers: NonZeroU32::new(cores).unwrap_or(NonZeroU32::MIN),
+            steering: true,
+            server_id: Vec::new(),
+            config_id: 0,
+            secret: None,
+        }
+    }
+}
+
+/// Six bits of a connection id name the worker.
+const MOST_WORKERS: u32 = 64;
 
 /// Key material of at least 32 bytes. Never shown.
 #[derive(Clone, Eq, PartialEq)]
@@ -88,10 +123,17 @@ pub struct Log {
     pub filter: String,
 }
 
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::default(), filter: "info".to_owned() }
+    }
+}
+
 /// Shape of log lines.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum LogFormat {
     /// Text on a terminal, JSON otherwise.
+    #[default]
     Auto,
     /// For people.
     Text,
@@ -100,9 +142,9 @@ pub enum LogFormat {
 }
 
 /// One QUIC listener: addresses, certificates, and what its connections may do.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Listener {
-    /// Name, for logs and metrics.
+    /// Name, for logs and metrics. Default: its index.
     pub name: String,
     /// UDP addresses; at least one. Port 0 takes a free one.
     pub quic: Vec<SocketAddr>,
@@ -135,9 +177,10 @@ pub struct CertificateFiles {
 }
 
 /// When a client must prove its address by a Retry packet (RFC 9000 section 8.1.2).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum RetryPolicy {
     /// Once handshakes pile up (`limits.retry_above_handshakes`).
+    #[default]
     Auto,
     /// Always: one round trip more for each new connection.
     Always,
@@ -146,7 +189,7 @@ pub enum RetryPolicy {
 }
 
 /// QUIC's settings for the connections of a listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Transport {
     /// Silence after which a connection is given up. Default 45 s.
     pub idle_timeout: Duration,
@@ -180,10 +223,32 @@ pub struct Transport {
     pub send_buffer: ByteSize,
 }
 
+impl Default for Transport {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Duration::from_secs(45),
+            ping_interval: Duration::from_secs(15),
+            stream_window: ByteSize::mib(1),
+            connection_window: ByteSize::mib(16),
+            send_window: ByteSize::mib(8),
+            initial_bidi_streams: 128,
+            initial_uni_streams: 16,
+            datagram_send_buffer: ByteSize::kib(64),
+            datagram_receive_buffer: ByteSize::kib(256),
+            initial_mtu: 1200,
+            max_mtu: 1452,
+            congestion: Congestion::default(),
+            receive_buffer: ByteSize::mib(7),
+            send_buffer: ByteSize::mib(7),
+        }
+    }
+}
+
 /// Congestion control algorithms.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Congestion {
     /// RFC 9438.
+    #[default]
     Cubic,
     /// RFC 9002 section 7.
     NewReno,
@@ -217,6 +282,20 @@ pub struct Limits {
     pub early_datagrams: u32,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: Limit::AtMost(100_000),
+            handshakes: Limit::AtMost(4_096),
+            retry_above_handshakes: Limit::AtMost(256),
+            sessions: Limit::AtMost(100_000),
+            header_bytes: ByteSize::kib(16),
+            early_streams: 64,
+            early_datagrams: 64,
+        }
+    }
+}
+
 /// Deadlines of the client leg.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Timeouts {
@@ -233,6 +312,18 @@ pub struct Timeouts {
     pub linger: Duration,
 }
 
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            request: Duration::from_secs(5),
+            idle_connection: Duration::from_secs(10),
+            early: Duration::from_secs(2),
+            linger: Duration::from_secs(1),
+        }
+    }
+}
+
 /// How the process stops.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Drain {
@@ -242,10 +333,16 @@ pub struct Drain {
     pub grace: Duration,
 }
 
+impl Default for Drain {
+    fn default() -> Self {
+        Self { delay: Duration::from_secs(5), grace: Duration::from_secs(300) }
+    }
+}
+
 /// One route: a path, who may use it, and where it goes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Route {
-    /// Name, for logs and metrics.
+    /// Name, for logs and metrics. Default: the path.
     pub name: String,
     /// Which paths it takes.
     pub path: RoutePath,
@@ -277,39 +374,30 @@ pub struct Route {
     pub datagram_ttl: Duration,
 }
 
-/// Which origins may use a route (RFC 6454).
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Origins {
-    /// Every origin: pages of any site may use the visitor's network position against the backend.
-    Any,
-    /// These, compared by scheme, host and port.
-    List(Vec<Origin>),
-}
-
-/// An origin: scheme, host and port.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Origin {
-    /// Lower case.
-    pub scheme: String,
-    /// Lower case; an IPv6 address in brackets.
-    pub host: String,
-    /// The scheme's own where none was written.
-    pub port: u16,
+/// Defaults of settings whose type does not tell.
+impl Route {
+    const MAX_SESSIONS: Limit = Limit::AtMost(10_000);
+    const MAX_STREAMS_PER_SESSION: Limit = Limit::AtMost(256);
+    const HALF_CLOSE_TIMEOUT: Option<Duration> = None;
+    const DATAGRAM_QUEUE: ByteSize = ByteSize::kib(64);
+    const DATAGRAM_TTL: Duration = Duration::from_millis(100);
 }
 
 /// What becomes of a session's bidirectional streams.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum StreamsMode {
     /// Each is one TCP connection.
+    #[default]
     PerStream,
     /// They are refused.
     Refuse,
 }
 
 /// What becomes of a session's unidirectional streams.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum UniMode {
     /// Each is one TCP connection that is only written to.
+    #[default]
     Backend,
     /// They are refused.
     Refuse,
@@ -325,21 +413,26 @@ pub enum DatagramsMode {
 }
 
 /// When a session's UDP socket is opened.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum UdpOpen {
     /// With the client's first datagram.
+    #[default]
     Datagram,
     /// With the session, so that a backend which knows of the session can speak first.
     Session,
 }
 
 /// One backend: endpoints of one service.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Backend {
     /// Name, for logs and metrics.
     pub name: String,
     /// How sessions are spread over the endpoints. Default `round-robin`.
     pub balance: Balance,
+    /// Whether the backend is told the client's address at the start of each TCP connection, and in
+    /// which version of the PROXY protocol. Default `off`: a backend that does not expect it would
+    /// take it for data.
+    pub proxy_protocol: ProxyProtocol,
     /// Where it listens; at least one.
     pub endpoints: Vec<Endpoint>,
     /// Time for a TCP connection to be made. Default 3 s.
@@ -357,13 +450,35 @@ pub struct Backend {
     pub resolve_interval: Duration,
 }
 
+/// Defaults of settings whose type does not tell.
+impl Backend {
+    const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+    const USER_TIMEOUT: Duration = Duration::from_secs(20);
+    const NODELAY: bool = true;
+    const UNI_DISCARD: ByteSize = ByteSize::kib(64);
+    const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
+}
+
 /// How sessions are spread over a backend's endpoints.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Balance {
     /// One after the other.
+    #[default]
     RoundRobin,
     /// The one with the fewest sessions.
     LeastSessions,
+}
+
+/// HAProxy's PROXY protocol.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ProxyProtocol {
+    /// Not spoken.
+    #[default]
+    Off,
+    /// One line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// TCP keepalive (RFC 9293 section 3.8.4).
@@ -377,6 +492,12 @@ pub struct Keepalive {
     pub probes: u32,
 }
 
+impl Default for Keepalive {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(30), interval: Duration::from_secs(10), probes: 3 }
+    }
+}
+
 /// One endpoint of a backend.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Endpoint {
@@ -386,22 +507,4 @@ pub struct Endpoint {
     pub tcp: Option<HostPort>,
     /// Where datagrams go.
     pub udp: Option<HostPort>,
-}
-
-/// A host, by address or name, and a port.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub enum HostPort {
-    /// An address, ready to use.
-    Address(SocketAddr),
-    /// A name to be resolved.
-    Name(String, u16),
-}
-
-impl fmt::Display for HostPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => address.fmt(f),
-            Self::Name(host, port) => write!(f, "{host}:{port}"),
-        }
-    }
 }

@@ -1,1 +1,403 @@
-//! What was typed: the file's shape, with nothing checked but the keys.
+//! What was typed: the file's shape, with nothing checked but keys and types.
+//!
+//! The sections below are the one list of keys. Reading a file, refusing unknown keys, printing the
+//! effective configuration and the test of `config/tidegate.toml` all go by it.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use serde::{Serialize, Serializer};
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    Balance, Congestion, DatagramsMode, LogFormat, ProxyProtocol, RetryPolicy, StreamsMode,
+    UdpOpen, UniMode,
+    host::HostPort,
+    origin::{Origin, Origins},
+    path::RoutePath,
+    problems::{Collector, did_you_mean, join},
+    read::{FromText, HexBytes, Read, Workers, as_table, note_unknown_keys, read_key, read_text},
+    units::{ByteSize, Limit, Patience, Period},
+};
+
+/// What all sections have.
+pub(super) trait Section {
+    /// The key under which the section stands.
+    fn at(&self) -> &str;
+
+    /// An empty section, for a file that leaves it out.
+    fn absent(at: String) -> Self;
+
+    /// The full name of one of the section's keys.
+    fn key(&self, name: &str) -> String {
+        join(self.at(), name)
+    }
+}
+
+/// Declares a section: its keys and the type that each value is read as. All are optional here; what
+/// must be there is decided where the section becomes settings.
+macro_rules! section {
+    ($(#[$meta:meta])* $name:ident { $($key:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Default, Serialize)]
+        pub(super) struct $name {
+            /// The key under which the section stands, for problems.
+            #[serde(skip)]
+            pub(super) at: String,
+            $( pub(super) $key: Option<$type>, )*
+        }
+
+        impl $name {
+            const KEYS: &[&str] = &[ $( stringify!($key), )* ];
+
+            /// Reads every key of a table, and notes those that are not known.
+            pub(super) fn read_table(
+                table: &DeTable<'_>,
+                at: &str,
+                problems: &mut Collector<'_>,
+            ) -> Self {
+                note_unknown_keys(table, at, Self::KEYS, problems);
+                Self {
+                    at: at.to_owned(),
+                    $( $key: read_key(table, at, stringify!($key), problems), )*
+                }
+            }
+        }
+
+        impl Section for $name {
+            fn at(&self) -> &str {
+                &self.at
+            }
+
+            fn absent(at: String) -> Self {
+                Self { at, ..Self::default() }
+            }
+        }
+
+        impl Read for $name {
+            fn read(value: &DeValue<'_>, at: &str, problems: &mut Collector<'_>) -> Option<Self> {
+                Some(Self::read_table(as_table(value, at, problems)?, at, problems))
+            }
+
+            fn keys(at: &str, keys: &mut Vec<String>) {
+                $( <$type as Read>::keys(&join_pattern(at, stringify!($key)), keys); )*
+            }
+        }
+    };
+}
+
+section! {
+    /// The whole file.
+    File {
+        version: u32,
+        server: Server,
+        log: Log,
+        listener: Vec<Listener>,
+        admin: Admin,
+        limits: Limits,
+        timeouts: Timeouts,
+        drain: Drain,
+        route: Vec<Route>,
+        backend: BTreeMap<String, Backend>,
+    }
+}
+
+section! {
+    /// `[server]`
+    Server {
+        workers: Workers,
+        steering: Steering,
+        server_id: HexBytes,
+        config_id: u8,
+        secret: Hidden,
+    }
+}
+
+section! {
+    /// `[server.secret]`
+    Secret {
+        file: String,
+        env: String,
+    }
+}
+
+section! {
+    /// `[log]`
+    Log {
+        format: LogFormat,
+        filter: String,
+    }
+}
+
+section! {
+    /// `[[listener]]`
+    Listener {
+        name: String,
+        quic: Vec<SocketAddr>,
+        certificates: Vec<Certificate>,
+        self_signed: Vec<String>,
+        retry: RetryPolicy,
+        transport: Transport,
+    }
+}
+
+section! {
+    /// An element of `listener.certificates`.
+    Certificate {
+        chain: String,
+        key: String,
+    }
+}
+
+section! {
+    /// `[listener.transport]`
+    Transport {
+        idle_timeout: Period,
+        ping_interval: Period,
+        stream_window: ByteSize,
+        connection_window: ByteSize,
+        send_window: ByteSize,
+        initial_bidi_streams: u32,
+        initial_uni_streams: u32,
+        datagram_send_buffer: ByteSize,
+        datagram_receive_buffer: ByteSize,
+        initial_mtu: u16,
+        max_mtu: u16,
+        congestion: Congestion,
+        receive_buffer: ByteSize,
+        send_buffer: ByteSize,
+    }
+}
+
+section! {
+    /// `[admin]`
+    Admin {
+        listen: SocketAddr,
+    }
+}
+
+section! {
+    /// `[limits]`
+    Limits {
+        connections: Limit,
+        handshakes: Limit,
+        retry_above_handshakes: Limit,
+        sessions: Limit,
+        header_bytes: ByteSize,
+        early_streams: u32,
+        early_datagrams: u32,
+    }
+}
+
+section! {
+    /// `[timeouts]`
+    Timeouts {
+        handshake: Period,
+        request: Period,
+        idle_connection: Period,
+        early: Period,
+        linger: Period,
+    }
+}
+
+section! {
+    /// `[drain]`
+    Drain {
+        delay: Period,
+        grace: Period,
+    }
+}
+
+section! {
+    /// `[[route]]`
+    Route {
+        name: String,
+        path: RoutePath,
+        origins: Origins,
+        allow_missing_origin: bool,
+        backend: String,
+        streams: StreamsMode,
+        uni: UniMode,
+        datagrams: DatagramsMode,
+        udp_open: UdpOpen,
+        half_close_timeout: Patience,
+        datagram_queue: ByteSize,
+        datagram_ttl: Period,
+        limits: RouteLimits,
+    }
+}
+
+section! {
+    /// `[route.limits]`
+    RouteLimits {
+        sessions: Limit,
+        streams_per_session: Limit,
+    }
+}
+
+section! {
+    /// `[backend.NAME]`
+    Backend {
+        balance: Balance,
+        proxy_protocol: ProxyProtocol,
+        connect_timeout: Period,
+        nodelay: bool,
+        user_timeout: Period,
+        uni_discard: ByteSize,
+        resolve_interval: Period,
+        keepalive: Keepalive,
+        endpoints: Vec<Endpoint>,
+    }
+}
+
+section! {
+    /// `[backend.NAME.keepalive]`
+    Keepalive {
+        idle: Period,
+        interval: Period,
+        probes: u32,
+    }
+}
+
+section! {
+    /// An element of `backend.NAME.endpoints`.
+    Endpoint {
+        name: String,
+        tcp: HostPort,
+        udp: HostPort,
+    }
+}
+
+/// Whether the kernel steers packets.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Steering {
+    /// Where it can.
+    Auto,
+    /// Never.
+    Off,
+}
+
+/// Declares the words of an enum.
+macro_rules! words {
+    ($type:ident: $($variant:ident = $word:literal),*) => {
+        impl FromText for $type {
+            const WANTED: &'static str = concat!("one of", $( " \"", $word, "\"" ),*);
+
+            fn from_text(text: &str) -> Result<Self, String> {
+                match text {
+                    $( $word => Ok(Self::$variant), )*
+                    _ => Err(not_among(text, &[ $( $word ),* ])),
+                }
+            }
+        }
+
+        impl Read for $type {
+            fn read(value: &DeValue<'_>, at: &str, problems: &mut Collector<'_>) -> Option<Self> {
+                read_text(value, at, problems)
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(match self { $( Self::$variant => $word, )* })
+            }
+        }
+    };
+}
+
+words!(Steering: Auto = "auto", Off = "off");
+words!(LogFormat: Auto = "auto", Text = "text", Json = "json");
+words!(RetryPolicy: Auto = "auto", Always = "always", Never = "never");
+words!(Congestion: Cubic = "cubic", NewReno = "new-reno", Bbr = "bbr");
+words!(StreamsMode: PerStream = "per-stream", Refuse = "refuse");
+words!(UniMode: Backend = "backend", Refuse = "refuse");
+words!(DatagramsMode: Udp = "udp", Drop = "drop");
+words!(UdpOpen: Datagram = "datagram", Session = "session");
+words!(Balance: RoundRobin = "round-robin", LeastSessions = "least-sessions");
+words!(ProxyProtocol: Off = "off", V1 = "v1", V2 = "v2");
+
+fn not_among(text: &str, words: &[&'static str]) -> String {
+    let allowed: Vec<_> = words.iter().map(|word| format!("{word:?}")).collect();
+    let allowed = allowed.join(", ");
+    match did_you_mean(text, words.iter().copied()) {
+        Some(nearest) => format!("{text:?} is not one of {allowed}; did you mean {nearest:?}?"),
+        None => format!("{text:?} is not one of {allowed}"),
+    }
+}
+
+/// Where the secret is to be found. Written as `"***"`, whatever it holds.
+#[derive(Debug, Default)]
+pub(super) struct Hidden(pub(super) Secret);
+
+impl Read for Hidden {
+    fn read(value: &DeValue<'_>, at: &str, problems: &mut Collector<'_>) -> Option<Self> {
+        if value.is_str() {
+            problems.add(
+                at,
+                "a secret does not stand in the file itself; write { file = \"PATH\" } or \
+                 { env = \"NAME\" }",
+            );
+            return None;
+        }
+        Secret::read(value, at, problems).map(Self)
+    }
+
+    fn keys(at: &str, keys: &mut Vec<String>) {
+        Secret::keys(at, keys);
+    }
+}
+
+impl Serialize for Hidden {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
+impl Read for Origins {
+    fn read(value: &DeValue<'_>, at: &str, problems: &mut Collector<'_>) -> Option<Self> {
+        match value {
+            DeValue::String(text) if text == "any" => Some(Self::Any),
+            DeValue::Array(list) if list.is_empty() => {
+                problems.add(at, "nobody could use this route; list origins, or write \"any\"");
+                None
+            }
+            DeValue::Array(_) => {
+                let origins: Vec<Origin> = Read::read(value, at, problems)?;
+                // What is left of a list of mistakes would be stricter than anybody meant.
+                (!origins.is_empty()).then_some(Self::List(origins))
+            }
+            _ => {
+                problems.add(
+                    at,
+                    "expected \"any\" or a list of origins such as [\"https://play.example.com\"]",
+                );
+                None
+            }
+        }
+    }
+}
+
+impl Serialize for Origins {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Any => serializer.serialize_str("any"),
+            Self::List(origins) => serializer.collect_seq(origins.iter().map(ToString::to_string)),
+        }
+    }
+}
+
+impl Serialize for RoutePath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for HostPort {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// [`join`] for patterns of keys, whose `[]` and `*` stay as they are.
+fn join_pattern(at: &str, name: &str) -> String {
+    if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") }
+}

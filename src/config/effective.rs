@@ -1,0 +1,184 @@
+//! The effective configuration: valid settings back to text, with every default written out.
+
+use std::path::Path;
+
+use super::{
+    Backend, CertificateFiles, CertificateSource, Config, Endpoint, Keepalive, Limits, Listener,
+    Route, Server, Timeouts, Transport, raw,
+    read::{HexBytes, Workers},
+    units::{Patience, Period},
+};
+
+impl Config {
+    /// The configuration as the text of a file that says everything, defaults included.
+    ///
+    /// Reading it again gives the same configuration, but for the secret, which shows as `"***"`.
+    ///
+    /// # Panics
+    /// Never: what the raw shape holds can be written as TOML.
+    pub fn effective(&self) -> String {
+        toml::to_string(&self.to_raw())
+            .expect("numbers, strings, lists and tables have a TOML form")
+    }
+
+    fn to_raw(&self) -> raw::File {
+        raw::File {
+            version: Some(1),
+            server: Some(server(&self.server)),
+            log: Some(raw::Log {
+                format: Some(self.log.format),
+                filter: Some(self.log.filter.clone()),
+                ..Default::default()
+            }),
+            listener: Some(self.listeners.iter().map(listener).collect()),
+            admin: self
+                .admin
+                .as_ref()
+                .map(|admin| raw::Admin { listen: Some(admin.listen), ..Default::default() }),
+            limits: Some(limits(&self.limits)),
+            timeouts: Some(timeouts(&self.timeouts)),
+            drain: Some(raw::Drain {
+                delay: Some(Period(self.drain.delay)),
+                grace: Some(Period(self.drain.grace)),
+                ..Default::default()
+            }),
+            route: Some(self.routes.iter().map(route).collect()),
+            backend: Some(
+                self.backends.iter().map(|(name, b)| (name.clone(), backend(b))).collect(),
+            ),
+            ..Default::default()
+        }
+    }
+}
+
+fn server(server: &Server) -> raw::Server {
+    raw::Server {
+        workers: Some(Workers::Count(server.workers)),
+        steering: Some(if server.steering { raw::Steering::Auto } else { raw::Steering::Off }),
+        server_id: Some(HexBytes(server.server_id.clone())),
+        config_id: Some(server.config_id),
+        secret: server.secret.as_ref().map(|_| raw::Hidden::default()),
+        ..Default::default()
+    }
+}
+
+fn listener(listener: &Listener) -> raw::Listener {
+    let (certificates, self_signed) = match &listener.certificate {
+        CertificateSource::Files(files) => (Some(files.iter().map(certificate).collect()), None),
+        CertificateSource::SelfSigned(names) => (None, Some(names.clone())),
+    };
+    raw::Listener {
+        name: Some(listener.name.clone()),
+        quic: Some(listener.quic.clone()),
+        certificates,
+        self_signed,
+        retry: Some(listener.retry),
+        transport: Some(transport(&listener.transport)),
+        ..Default::default()
+    }
+}
+
+fn certificate(files: &CertificateFiles) -> raw::Certificate {
+    let text = |path: &Path| Some(path.to_string_lossy().into_owned());
+    raw::Certificate { chain: text(&files.chain), key: text(&files.key), ..Default::default() }
+}
+
+fn transport(transport: &Transport) -> raw::Transport {
+    raw::Transport {
+        idle_timeout: Some(Period(transport.idle_timeout)),
+        ping_interval: Some(Period(transport.ping_interval)),
+        stream_window: Some(transport.stream_window),
+        connection_window: Some(transport.connection_window),
+        send_window: Some(transport.send_window),
+        initial_bidi_streams: Some(transport.initial_bidi_streams),
+        initial_uni_streams: Some(transport.initial_uni_streams),
+        datagram_send_buffer: Some(transport.datagram_send_buffer),
+        datagram_receive_buffer: Some(transport.datagram_receive_buffer),
+        initial_mtu: Some(transport.initial_mtu),
+        max_mtu: Some(transport.max_mtu),
+        congestion: Some(transport.congestion),
+        receive_buffer: Some(transport.receive_buffer),
+        send_buffer: Some(transport.send_buffer),
+        ..Default::default()
+    }
+}
+
+fn limits(limits: &Limits) -> raw::Limits {
+    raw::Limits {
+        connections: Some(limits.connections),
+        handshakes: Some(limits.handshakes),
+        retry_above_handshakes: Some(limits.retry_above_handshakes),
+        sessions: Some(limits.sessions),
+        header_bytes: Some(limits.header_bytes),
+        early_streams: Some(limits.early_streams),
+        early_datagrams: Some(limits.early_datagrams),
+        ..Default::default()
+    }
+}
+
+fn timeouts(timeouts: &Timeouts) -> raw::Timeouts {
+    raw::Timeouts {
+        handshake: Some(Period(timeouts.handshake)),
+        request: Some(Period(timeouts.request)),
+        idle_connection: Some(Period(timeouts.idle_connection)),
+        early: Some(Period(timeouts.early)),
+        linger: Some(Period(timeouts.linger)),
+        ..Default::default()
+    }
+}
+
+fn route(route: &Route) -> raw::Route {
+    raw::Route {
+        name: Some(route.name.clone()),
+        path: Some(route.path.clone()),
+        origins: Some(route.origins.clone()),
+        allow_missing_origin: Some(route.allow_missing_origin),
+        backend: Some(route.backend.name.clone()),
+        streams: Some(route.streams),
+        uni: Some(route.uni),
+        datagrams: Some(route.datagrams),
+        udp_open: Some(route.udp_open),
+        half_close_timeout: Some(Patience(route.half_close_timeout)),
+        datagram_queue: Some(route.datagram_queue),
+        datagram_ttl: Some(Period(route.datagram_ttl)),
+        limits: Some(raw::RouteLimits {
+            sessions: Some(route.max_sessions),
+            streams_per_session: Some(route.max_streams_per_session),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn backend(backend: &Backend) -> raw::Backend {
+    raw::Backend {
+        balance: Some(backend.balance),
+        proxy_protocol: Some(backend.proxy_protocol),
+        connect_timeout: Some(Period(backend.connect_timeout)),
+        nodelay: Some(backend.nodelay),
+        user_timeout: Some(Period(backend.user_timeout)),
+        uni_discard: Some(backend.uni_discard),
+        resolve_interval: Some(Period(backend.resolve_interval)),
+        keepalive: Some(keepalive(&backend.keepalive)),
+        endpoints: Some(backend.endpoints.iter().map(endpoint).collect()),
+        ..Default::default()
+    }
+}
+
+fn keepalive(keepalive: &Keepalive) -> raw::Keepalive {
+    raw::Keepalive {
+        idle: Some(Period(keepalive.idle)),
+        interval: Some(Period(keepalive.interval)),
+        probes: Some(keepalive.probes),
+        ..Default::default()
+    }
+}
+
+fn endpoint(endpoint: &Endpoint) -> raw::Endpoint {
+    raw::Endpoint {
+        name: Some(endpoint.name.clone()),
+        tcp: endpoint.tcp.clone(),
+        udp: endpoint.udp.clone(),
+        ..Default::default()
+    }
+}

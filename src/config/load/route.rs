@@ -1,0 +1,181 @@
+//! The routes, and whether each fits its backend.
+
+use std::{collections::HashSet, sync::Arc};
+
+use super::{HOUR, MILLISECOND, all, backend::Backends, check_names};
+use crate::config::{
+    Backend, ByteSize, DatagramsMode, Endpoint, HostPort, Origins, Route, RoutePath, StreamsMode,
+    UniMode,
+    problems::{Collector, did_you_mean, join},
+    raw::{self, Section},
+};
+
+pub(super) fn routes(
+    raws: Vec<raw::Route>,
+    backends: &Backends,
+    problems: &mut Collector<'_>,
+) -> Option<Vec<Route>> {
+    note_equal_paths(&raws, problems);
+    let names = names(&raws, problems);
+    all(raws.into_iter().zip(names).map(|(raw, name)| route(name, raw, backends, problems)))
+}
+
+/// Notes each path that takes exactly what an earlier one takes: nothing says which of them wins.
+fn note_equal_paths(raws: &[raw::Route], problems: &mut Collector<'_>) {
+    let paths: Vec<(&raw::Route, &RoutePath)> =
+        raws.iter().filter_map(|raw| Some((raw, raw.path.as_ref()?))).collect();
+    for (at, (raw, path)) in paths.iter().enumerate() {
+        let earlier = paths.iter().take(at).find(|(_, other)| path.equals_but_for_names(other));
+        if let Some((first, other)) = earlier {
+            let message = format!("{path} takes the same paths as {other} in `{}`", first.at);
+            problems.add(raw.key("path"), message);
+        }
+    }
+}
+
+/// The routes' names. A route without a usable name or path has none; its problem is noted already.
+fn names(raws: &[raw::Route], problems: &mut Collector<'_>) -> Vec<Option<String>> {
+    let name =
+        |raw: &raw::Route| raw.name.clone().or_else(|| raw.path.as_ref().map(ToString::to_string));
+    let names: Vec<_> = raws.iter().map(name).collect();
+    // Names that two routes have from one path are the path's problem, which is noted already.
+    let mut from_paths = HashSet::new();
+    let named = raws.iter().zip(&names).filter_map(|(raw, name)| {
+        let name = name.as_deref()?;
+        (raw.name.is_some() || from_paths.insert(name)).then(|| (name, raw.key("name")))
+    });
+    check_names(named, problems);
+    names
+}
+
+fn route(
+    name: Option<String>,
+    raw: raw::Route,
+    backends: &Backends,
+    problems: &mut Collector<'_>,
+) -> Option<Route> {
+    let hint = "write one such as \"/game\" or \"/game/{room}\"";
+    let path = problems.required(&raw.key("path"), raw.path.clone(), hint);
+    let hint =
+        "list who may use this route, such as [\"https://play.example.com\"], or write \"any\"";
+    let origins = problems.required(&raw.key("origins"), raw.origins.clone(), hint);
+    let backend = backend(&raw, backends, problems);
+    let modes = backend.as_ref().map(|backend| Modes::choose(&raw, backend, problems));
+    let datagram_queue = problems.within(
+        &raw.key("datagram_queue"),
+        raw.datagram_queue,
+        Route::DATAGRAM_QUEUE,
+        ByteSize::kib(2)..=ByteSize::mib(64),
+    );
+    let datagram_ttl = problems.period(
+        &raw.key("datagram_ttl"),
+        raw.datagram_ttl,
+        Route::DATAGRAM_TTL,
+        MILLISECOND..=HOUR,
+    );
+    let limits = raw.limits.unwrap_or_default();
+    let (origins, modes) = (origins?, modes?);
+    Some(Route {
+        name: name?,
+        path: path?,
+        allow_missing_origin: raw.allow_missing_origin.unwrap_or(origins == Origins::Any),
+        origins,
+        backend: backend?,
+        streams: modes.streams,
+        uni: modes.uni,
+        datagrams: modes.datagrams,
+        udp_open: raw.udp_open.unwrap_or_default(),
+        max_sessions: limits.sessions.unwrap_or(Route::MAX_SESSIONS),
+        max_streams_per_session: limits
+            .streams_per_session
+            .unwrap_or(Route::MAX_STREAMS_PER_SESSION),
+        half_close_timeout: raw
+            .half_close_timeout
+            .map_or(Route::HALF_CLOSE_TIMEOUT, |patience| patience.0),
+        datagram_queue,
+        datagram_ttl,
+    })
+}
+
+/// The backend that the route names. One that the file has but that is not usable is no problem of
+/// the route.
+fn backend(
+    raw: &raw::Route,
+    backends: &Backends,
+    problems: &mut Collector<'_>,
+) -> Option<Arc<Backend>> {
+    let key = raw.key("backend");
+    let name =
+        problems.required(&key, raw.backend.as_ref(), "write the name of a [backend.NAME]")?;
+    if let Some(backend) = backends.get(name) {
+        return backend.clone();
+    }
+    let message = match did_you_mean(name, backends.keys().map(String::as_str)) {
+        Some(nearest) => format!("no backend is named {name:?}; did you mean {nearest:?}?"),
+        None => {
+            format!("no backend is named {name:?}; write a section [{}]", join("backend", name))
+        }
+    };
+    problems.add(key, message);
+    None
+}
+
+/// What becomes of the three kinds of traffic.
+#[derive(Clone, Copy)]
+struct Modes {
+    streams: StreamsMode,
+    uni: UniMode,
+    datagrams: DatagramsMode,
+}
+
+impl Modes {
+    /// As the file says, where the backend can do it. All of a session goes to one endpoint, so each
+    /// endpoint must be able to take what the route carries.
+    fn choose(raw: &raw::Route, backend: &Backend, problems: &mut Collector<'_>) -> Self {
+        let without_tcp = endpoints_without(backend, |endpoint| endpoint.tcp.as_ref());
+        let without_udp = endpoints_without(backend, |endpoint| endpoint.udp.as_ref());
+        let datagrams_default =
+            if without_udp.is_empty() { DatagramsMode::Udp } else { DatagramsMode::Drop };
+        let modes = Self {
+            streams: raw.streams.unwrap_or_default(),
+            uni: raw.uni.unwrap_or_default(),
+            datagrams: raw.datagrams.unwrap_or(datagrams_default),
+        };
+        let mut need = |name: &str, needed: bool, what: &str, missing: &str, instead: &str| {
+            if needed && !missing.is_empty() {
+                let message = format!(
+                    "needs a {what} address on every endpoint of backend {:?}, but there is none on \
+                     {missing}; add it, or write {name} = {instead:?}",
+                    backend.name
+                );
+                problems.add(raw.key(name), message);
+            }
+        };
+        need("streams", modes.streams == StreamsMode::PerStream, "tcp", &without_tcp, "refuse");
+        need("uni", modes.uni == UniMode::Backend, "tcp", &without_tcp, "refuse");
+        need("datagrams", modes.datagrams == DatagramsMode::Udp, "udp", &without_udp, "drop");
+        if modes.carry_nothing() {
+            problems.add(
+                &raw.at,
+                "carries nothing: streams and uni are refused, datagrams are dropped",
+            );
+        }
+        modes
+    }
+
+    fn carry_nothing(self) -> bool {
+        self.streams == StreamsMode::Refuse
+            && self.uni == UniMode::Refuse
+            && self.datagrams == DatagramsMode::Drop
+    }
+}
+
+/// The names of the endpoints that lack an address, in words; empty if none does.
+fn endpoints_without(
+    backend: &Backend,
+    address: impl Fn(&Endpoint) -> Option<&HostPort>,
+) -> String {
+    let lacking = backend.endpoints.iter().filter(|endpoint| address(endpoint).is_none());
+    let names: Vec<_> = lacking.map(|endpoint| format!("{:?}", endpoint.name)).collect();
+    names.join(", ")
+}

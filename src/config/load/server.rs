@@ -1,0 +1,118 @@
+//! The sections `server` and `log`.
+
+use std::{env, fs, num::NonZeroU32};
+
+use super::Folder;
+use crate::config::{
+    Log, MOST_WORKERS, Secret, Server,
+    problems::Collector,
+    raw::{self, Section, Steering},
+    read::Workers,
+};
+
+pub(super) fn server(raw: raw::Server, folder: &Folder, problems: &mut Collector<'_>) -> Server {
+    let default = Server::default();
+    let most = NonZeroU32::new(MOST_WORKERS).unwrap_or(NonZeroU32::MAX);
+    let count = match raw.workers {
+        Some(Workers::Count(count)) => Some(count),
+        Some(Workers::Auto) | None => None,
+    };
+    let server_id = raw.server_id.as_ref().map(|id| id.0.clone()).unwrap_or_default();
+    if server_id.len() > MOST_SERVER_ID_BYTES {
+        let message = format!(
+            "{} bytes are too long for a connection id; write at most {MOST_SERVER_ID_BYTES}",
+            server_id.len()
+        );
+        problems.add(raw.key("server_id"), message);
+    }
+    let (workers, config_id) = (raw.key("workers"), raw.key("config_id"));
+    Server {
+        workers: problems.within(&workers, count, default.workers, NonZeroU32::MIN..=most),
+        steering: match raw.steering {
+            Some(Steering::Auto) => true,
+            Some(Steering::Off) => false,
+            None => default.steering,
+        },
+        server_id,
+        config_id: problems.within(
+            &config_id,
+            raw.config_id,
+            default.config_id,
+            0..=MOST_CONFIG_ID,
+        ),
+        secret: raw.secret.and_then(|raw| secret(raw.0, folder, problems)),
+    }
+}
+
+/// draft-ietf-quic-load-balancers section 5.1.
+const MOST_SERVER_ID_BYTES: usize = 15;
+
+/// Three bits, of which the value 7 means "not routable" (draft-ietf-quic-load-balancers section 3).
+const MOST_CONFIG_ID: u8 = 6;
+
+/// Reads the secret from where the file says it is.
+fn secret(raw: raw::Secret, folder: &Folder, problems: &mut Collector<'_>) -> Option<Secret> {
+    let bytes = match (&raw.file, &raw.env) {
+        (Some(file), None) => {
+            let key = raw.key("file");
+            let path = folder.readable(&key, file, problems)?;
+            fs::read(&path)
+                .map_err(|error| {
+                    problems.add(&key, format!("cannot read {}: {error}", path.display()));
+                })
+                .ok()?
+        }
+        (None, Some(name)) => {
+            let Some(value) = env::var_os(name) else {
+                let message = format!("the environment has no variable {name}");
+                problems.add(raw.key("env"), message);
+                return None;
+            };
+            value.into_encoded_bytes()
+        }
+        _ => {
+            if !problems.is_wrong(&raw.at) {
+                problems.add(&raw.at, "write either file or env");
+            }
+            return None;
+        }
+    };
+    let bytes = without_line_end(bytes);
+    if bytes.len() < LEAST_SECRET_BYTES {
+        let length = bytes.len();
+        problems.add(
+            &raw.at,
+            format!(
+                "{length} bytes are too short; at least {LEAST_SECRET_BYTES} are needed, such as \
+                 from `openssl rand -hex 32`"
+            ),
+        );
+        return None;
+    }
+    Some(Secret(bytes))
+}
+
+/// 256 bits: what the keys that are made from it have.
+const LEAST_SECRET_BYTES: usize = 32;
+
+/// A file that a command wrote ends with a line break, which a variable would not have. Instances
+/// that get the secret in different ways must get the same one.
+fn without_line_end(mut bytes: Vec<u8>) -> Vec<u8> {
+    for end in [b'\n', b'\r'] {
+        if bytes.last() == Some(&end) {
+            bytes.pop();
+        }
+    }
+    bytes
+}
+
+pub(super) fn log(raw: raw::Log, problems: &mut Collector<'_>) -> Log {
+    let default = Log::default();
+    if raw.filter.as_ref().is_some_and(|filter| filter.trim().is_empty()) {
+        problems.add(raw.key("filter"), "nothing would be logged; write \"off\" if that is meant");
+    }
+    Log {
+        format: raw.format.unwrap_or(default.format),
+        filter: raw.filter.unwrap_or(default.filter),
+    }
+}

@@ -1,0 +1,340 @@
+//! Which route a session request belongs to, or why none takes it.
+//!
+//! In goes what the client asked for, out comes a route or a refusal. Nothing here waits, counts or
+//! opens anything, and a table never changes: a new configuration makes a new table, and sessions keep
+//! the route that they began with.
+//!
+//! The path is decided first and the origin after it, so that a refused origin is counted under its
+//! route. Paths are compared in one normal form ([`crate::config::path_segments`]); a path that could
+//! be read in two ways is a bad request. Where several routes take a path, a literal segment wins
+//! over a capture and a capture over a rest, from left to right; the order of the file says nothing.
+//! Origins are compared by scheme, host and port (RFC 6454 section 5), never as text.
+
+mod tree;
+
+use std::{fmt, sync::Arc};
+
+use self::tree::Tree;
+use crate::{
+    config::{self, Origin, Origins, RoutePath, Segment, path_segments},
+    metrics::{Metrics, RouteMetrics},
+    reason::Refusal,
+    transport::RequestHead,
+};
+
+/// Every route of a configuration.
+#[derive(Debug)]
+pub struct RouteTable {
+    routes: Vec<Arc<Route>>,
+    /// Indices of `routes`, by path.
+    tree: Tree,
+}
+
+/// One route and its numbers.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// What the configuration says.
+    pub settings: config::Route,
+    /// What the route has done.
+    pub metrics: RouteMetrics,
+}
+
+/// Shows the name, which is what a log line wants.
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.settings.name)
+    }
+}
+
+/// A request that a route takes.
+#[derive(Clone, Debug)]
+pub struct Match {
+    /// The route.
+    pub route: Arc<Route>,
+    /// What the route's captures stand for in this request, in the order of the path. The values are
+    /// the client's word, and their percent-encoding is left as it is.
+    pub captures: Vec<(String, String)>,
+}
+
+impl RouteTable {
+    /// A table of all routes of a configuration. Each route's metrics are made here, at zero.
+    pub fn new(settings: &[config::Route], metrics: &Metrics) -> Self {
+        let mut table = Self { routes: Vec::new(), tree: Tree::default() };
+        for settings in settings {
+            table.tree.insert(&settings.path.segments, table.routes.len());
+            let metrics = metrics.route(&settings.name);
+            table.routes.push(Arc::new(Route { settings: settings.clone(), metrics }));
+        }
+        table
+    }
+
+    /// All routes, in the order of the configuration.
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+
+    /// The route that takes a request.
+    ///
+    /// # Errors
+    /// Why none does, and the route that refuses it where the path led to one.
+    pub fn lookup(&self, head: &RequestHead) -> Result<Match, (Option<Arc<Route>>, Refusal)> {
+        let segments = path_segments(&head.path).map_err(|_unfit| (None, Refusal::BadRequest))?;
+        let found = self.tree.find(&segments).and_then(|index| self.routes.get(index));
+        let route = found.ok_or((None, Refusal::NoRoute))?;
+        if let Err(why) = check_origin(&route.settings, head.origin.as_deref()) {
+            return Err((Some(Arc::clone(route)), why));
+        }
+        let captures = captures(&route.settings.path, &segments);
+        Ok(Match { route: Arc::clone(route), captures })
+    }
+}
+
+/// Whether a request with this `Origin` header may use the route.
+fn check_origin(route: &config::Route, header: Option<&str>) -> Result<(), Refusal> {
+    let Some(header) = header else {
+        return if route.allow_missing_origin { Ok(()) } else { Err(Refusal::OriginMissing) };
+    };
+    let allowed = match &route.origins {
+        Origins::Any => true,
+        // A header that is no origin equals none. Browsers never send one.
+        Origins::List(list) => Origin::parse(header).is_ok_and(|origin| list.contains(&origin)),
+    };
+    if allowed { Ok(()) } else { Err(Refusal::OriginNotAllowed) }
+}
+
+/// What the captures of a path stand for in a request that it takes.
+fn captures(path: &RoutePath, request: &[String]) -> Vec<(String, String)> {
+    let pairs = path.segments.iter().enumerate();
+    pairs
+        .filter_map(|(at, segment)| match segment {
+            Segment::Literal(_) => None,
+            Segment::Capture(name) => Some((name.clone(), request.get(at)?.clone())),
+            Segment::Rest(name) => Some((name.clone(), request.get(at..)?.join("/"))),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A table with one route per path, for this origin and for requests without one.
+    fn table(paths: &[&str]) -> RouteTable {
+        let route = |path: &&str| {
+            format!(
+                "[[route]]\npath = {path:?}\nbackend = \"b\"\nallow_missing_origin = true\n\
+                 origins = [\"https://play.example.com\", \"http://localhost:8080\"]\n"
+            )
+        };
+        table_of(&paths.iter().map(route).collect::<String>())
+    }
+
+    fn table_of(routes: &str) -> RouteTable {
+        let text = format!(
+            "version = 1\n[[listener]]\nquic = [\"127.0.0.1:0\"]\nself_signed = [\"localhost\"]\n\
+             [backend.b]\nendpoints = [{{ tcp = \"127.0.0.1:1\" }}]\n{routes}"
+        );
+        let config = config::Config::parse(&text, "test.toml", Path::new("")).unwrap();
+        RouteTable::new(&config.routes, &Metrics::new())
+    }
+
+    fn head(path: &str, origin: Option<&str>) -> RequestHead {
+        RequestHead {
+            authority: "gateway.example.com".to_owned(),
+            path: path.to_owned(),
+            query: None,
+            origin: origin.map(str::to_owned),
+            client: "127.0.0.1:1".parse().unwrap(),
+            local: None,
+            dialect: "draft02",
+        }
+    }
+
+    /// The name of the route that takes the request, which is its path; or why none does.
+    fn taken_by(table: &RouteTable, path: &str, origin: Option<&str>) -> Result<String, Refusal> {
+        let found = table.lookup(&head(path, origin));
+        found.map(|m| m.route.to_string()).map_err(|(_, why)| why)
+    }
+
+    #[test]
+    fn a_literal_wins_over_a_capture_and_a_capture_over_a_rest() {
+        // The least precise first: the order of the file must not matter.
+        let table = table(&[
+            "/{all...}",
+            "/game/{rest...}",
+            "/game/{room}",
+            "/game/{room}/chat",
+            "/game/lobby",
+            "/{any}/lobby/x",
+            "/",
+            "/game/",
+        ]);
+        for (path, route) in [
+            ("/", "/"),
+            ("/game/lobby", "/game/lobby"),
+            ("/game/42", "/game/{room}"),
+            ("/game/42/chat", "/game/{room}/chat"),
+            ("/game/42/other", "/game/{rest...}"),
+            ("/game/lobby/chat", "/game/{room}/chat"),
+            ("/game/lobby/x", "/game/{rest...}"),
+            ("/other/lobby/x", "/{any}/lobby/x"),
+            ("/game/", "/game/"),
+            ("/game/42/", "/game/{rest...}"),
+            ("/game", "/{all...}"),
+            ("/%67ame/lobb%79", "/game/lobby"),
+            ("/Game/lobby", "/{all...}"),
+        ] {
+            assert_eq!(taken_by(&table, path, None), Ok(route.to_owned()), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_no_route_takes_is_not_found() {
+        let table = table(&["/game/{room}", "/files/{rest...}", "/echo"]);
+        for path in ["/", "/game", "/game/", "/game/1/", "/game/1/2", "/files", "/files/", "/echo/"]
+        {
+            assert_eq!(taken_by(&table, path, None), Err(Refusal::NoRoute), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_can_be_read_in_two_ways_is_a_bad_request() {
+        let table = table(&["/{all...}"]);
+        for path in [
+            "",
+            "game",
+            "/a/../b",
+            "/a/%2e%2e/b",
+            "/a/.",
+            "//a",
+            "/a//b",
+            "/a%2fb",
+            "/a%5Cb",
+            "/a\\b",
+            "/a%00b",
+            "/a\u{7f}",
+            "/a%zz",
+        ] {
+            assert_eq!(taken_by(&table, path, None), Err(Refusal::BadRequest), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn captures_tell_what_they_stand_for() {
+        let table = table(&["/game/{room}/{seat}", "/files/{path...}"]);
+        for (path, captures) in [
+            ("/game/4%32/a%20b", vec![("room", "42"), ("seat", "a%20b")]),
+            ("/files/a/b/", vec![("path", "a/b/")]),
+        ] {
+            let found = table.lookup(&head(path, None)).unwrap().captures;
+            let found: Vec<_> = found.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+            assert_eq!(found, captures, "{path}");
+        }
+    }
+
+    #[test]
+    fn only_the_listed_origins_may_use_a_route() {
+        let table = table(&["/game"]);
+        for origin in [
+            "https://play.example.com",
+            "https://play.example.com:443",
+            "HTTPS://PLAY.EXAMPLE.COM",
+            "http://localhost:8080",
+        ] {
+            assert_eq!(taken_by(&table, "/game", Some(origin)), Ok("/game".to_owned()), "{origin}");
+        }
+        for origin in [
+            "",
+            "null",
+            "*",
+            "play.example.com",
+            "http://play.example.com",
+            "https://example.com",
+            "https://evilplay.example.com",
+            "https://evilexample.com",
+            "https://play.example.com.evil.com",
+            "https://play.example.com:444",
+            "https://play.example.com:80",
+            "https://play.example.com.",
+            "https://play.example.com@evil.com",
+            "https://user@play.example.com",
+            "https://evil.com/https://play.example.com",
+            "https://evil.com#https://play.example.com",
+            "https://play.example.com/",
+            "https://play.example.com https://evil.com",
+            "https://play.example.com, https://evil.com",
+            "https://play.example.com\0.evil.com",
+            "https://play\u{3002}example.com",
+            "http://localhost",
+            "http://127.0.0.1:8080",
+        ] {
+            let refused = Err(Refusal::OriginNotAllowed);
+            assert_eq!(taken_by(&table, "/game", Some(origin)), refused, "{origin:?}");
+        }
+    }
+
+    #[test]
+    fn null_matches_only_where_it_is_listed() {
+        let route = "[[route]]\npath = \"/game\"\nbackend = \"b\"\norigins = [\"null\"]\n";
+        let table = table_of(route);
+        assert_eq!(taken_by(&table, "/game", Some("null")), Ok("/game".to_owned()));
+        let refused = Err(Refusal::OriginNotAllowed);
+        assert_eq!(taken_by(&table, "/game", Some("https://a.org")), refused);
+    }
+
+    #[test]
+    fn a_request_without_origin_needs_the_routes_leave() {
+        for (origins, allowed) in [
+            ("origins = [\"https://a.org\"]", false),
+            ("origins = [\"https://a.org\"]\nallow_missing_origin = true", true),
+            ("origins = \"any\"", true),
+            ("origins = \"any\"\nallow_missing_origin = false", false),
+        ] {
+            let route = format!("[[route]]\npath = \"/game\"\nbackend = \"b\"\n{origins}\n");
+            let found = taken_by(&table_of(&route), "/game", None);
+            let wanted = if allowed { Ok("/game".to_owned()) } else { Err(Refusal::OriginMissing) };
+            assert_eq!(found, wanted, "{origins}");
+        }
+    }
+
+    /// The path is decided first, so that the refusal is counted under the route it was meant for.
+    #[test]
+    fn a_refused_origin_names_its_route() {
+        let table = table(&["/game"]);
+        let (route, why) = table.lookup(&head("/game", Some("https://evil.com"))).unwrap_err();
+        assert_eq!(why, Refusal::OriginNotAllowed);
+        assert_eq!(route.unwrap().settings.name, "/game");
+        let (route, why) = table.lookup(&head("/other", Some("https://evil.com"))).unwrap_err();
+        assert_eq!(why, Refusal::NoRoute);
+        assert!(route.is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn no_request_can_make_the_lookup_panic(path in ".*", origin in proptest::option::of(".*")) {
+            let table = table(&["/{all...}", "/game/{room}", "/"]);
+            _ = table.lookup(&head(&path, origin.as_deref()));
+        }
+
+        /// A route is only ever given a path that means the same when it is normalised once more.
+        #[test]
+        fn a_path_that_is_taken_is_in_normal_form(path in "(/(%[0-9a-fA-F]{2}|[a-z.%/]){0,4}){1,4}") {
+            if let Ok(segments) = path_segments(&path) {
+                let normal = format!("/{}", segments.join("/"));
+                prop_assert_eq!(path_segments(&normal).unwrap(), segments);
+            }
+        }
+
+        #[test]
+        fn no_text_can_make_a_pattern_panic(text in "[/a-z{}.%]*") {
+            if let Ok(path) = RoutePath::parse(&text) {
+                let written = path.to_string();
+                prop_assert_eq!(RoutePath::parse(&written).unwrap(), path);
+            }
+        }
+    }
+}
