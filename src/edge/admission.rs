@@ -1,0 +1,220 @@
+//! Admission: whether a connection attempt is let in, and what all connections together may cost.
+//!
+//! The decision is a pure function of numbers; [`Counts`] keeps the numbers for the whole process.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use crate::config::{Limit, Limits, RetryPolicy};
+
+/// The rules of one listener.
+#[derive(Clone, Debug)]
+pub(super) struct Admission {
+    retry: RetryPolicy,
+    connections: Limit,
+    handshakes: Limit,
+    retry_above_handshakes: Limit,
+}
+
+/// What the process is busy with.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Load {
+    /// Connections, those in their handshake included.
+    pub(super) connections: u64,
+    /// Handshakes in flight.
+    pub(super) handshakes: u64,
+    /// Whether nothing new may begin.
+    pub(super) draining: bool,
+}
+
+/// What becomes of an attempt.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Verdict {
+    /// Begin the handshake.
+    Accept,
+    /// Ask the client to prove its address.
+    Retry,
+    /// Tell the client to go elsewhere.
+    Refuse(Refused),
+}
+
+/// Why an attempt is refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Refused {
+    Draining,
+    TooManyConnections,
+    TooManyHandshakes,
+}
+
+impl Admission {
+    pub(super) fn new(retry: RetryPolicy, limits: &Limits) -> Self {
+        Self {
+            retry,
+            connections: limits.connections,
+            handshakes: limits.handshakes,
+            retry_above_handshakes: limits.retry_above_handshakes,
+        }
+    }
+
+    /// Decides on one connection attempt. Pure: no socket, no clock, no counter.
+    ///
+    /// Retry asks the client to prove its address (RFC 9000 section 8.1.2) and costs a round trip, so
+    /// `auto` uses it only when handshakes pile up. From then on forged addresses can add none, and
+    /// what still reaches the limit of handshakes are clients.
+    pub(super) fn admit(&self, load: Load, address_validated: bool) -> Verdict {
+        if load.draining {
+            Verdict::Refuse(Refused::Draining)
+        } else if !self.connections.allows_one_more(load.connections) {
+            Verdict::Refuse(Refused::TooManyConnections)
+        } else if !self.handshakes.allows_one_more(load.handshakes) {
+            Verdict::Refuse(Refused::TooManyHandshakes)
+        } else if !address_validated && self.wants_proof(load.handshakes) {
+            Verdict::Retry
+        } else {
+            Verdict::Accept
+        }
+    }
+
+    fn wants_proof(&self, handshakes: u64) -> bool {
+        match self.retry {
+            RetryPolicy::Always => true,
+            RetryPolicy::Never => false,
+            RetryPolicy::Auto => !self.retry_above_handshakes.allows_one_more(handshakes),
+        }
+    }
+}
+
+/// Connections and handshakes of the process, over all listeners and workers.
+///
+/// Workers read first and count afterwards, without a lock: each may let in one above a limit.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    connections: AtomicU64,
+    handshakes: AtomicU64,
+}
+
+impl Counts {
+    pub(super) fn load(&self, draining: bool) -> Load {
+        Load {
+            connections: self.connections.load(Ordering::Relaxed),
+            handshakes: self.handshakes.load(Ordering::Relaxed),
+            draining,
+        }
+    }
+
+    /// Counts a connection for as long as the guard lives.
+    pub(super) fn connection(self: &Arc<Self>) -> Counted {
+        Counted::new(self, |counts| &counts.connections)
+    }
+
+    /// Counts a handshake for as long as the guard lives.
+    pub(super) fn handshake(self: &Arc<Self>) -> Counted {
+        Counted::new(self, |counts| &counts.handshakes)
+    }
+}
+
+/// Keeps a count right on every path out, panics included.
+#[derive(Debug)]
+#[must_use = "it stops being counted when this is dropped"]
+pub(super) struct Counted {
+    counts: Arc<Counts>,
+    which: fn(&Counts) -> &AtomicU64,
+}
+
+impl Counted {
+    fn new(counts: &Arc<Counts>, which: fn(&Counts) -> &AtomicU64) -> Self {
+        which(counts).fetch_add(1, Ordering::Relaxed);
+        Self { counts: Arc::clone(counts), which }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        (self.which)(&self.counts).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(retry: RetryPolicy) -> Admission {
+        Admission {
+            retry,
+            connections: Limit::AtMost(100),
+            handshakes: Limit::AtMost(20),
+            retry_above_handshakes: Limit::AtMost(10),
+        }
+    }
+
+    fn load(connections: u64, handshakes: u64) -> Load {
+        Load { connections, handshakes, draining: false }
+    }
+
+    #[test]
+    fn verdicts() {
+        use Refused::{TooManyConnections, TooManyHandshakes};
+        use RetryPolicy::{Always, Auto, Never};
+        use Verdict::{Accept, Refuse, Retry};
+
+        // policy, connections, handshakes, address validated -> verdict
+        let table = [
+            (Auto, 0, 0, false, Accept),
+            (Auto, 99, 9, false, Accept),
+            (Auto, 50, 10, false, Retry),
+            (Auto, 50, 10, true, Accept),
+            (Auto, 50, 19, true, Accept),
+            (Auto, 50, 20, true, Refuse(TooManyHandshakes)),
+            (Auto, 50, 20, false, Refuse(TooManyHandshakes)),
+            (Auto, 100, 0, true, Refuse(TooManyConnections)),
+            (Auto, 100, 20, false, Refuse(TooManyConnections)),
+            (Always, 0, 0, false, Retry),
+            (Always, 0, 0, true, Accept),
+            (Always, 100, 0, false, Refuse(TooManyConnections)),
+            (Never, 50, 19, false, Accept),
+            (Never, 50, 20, false, Refuse(TooManyHandshakes)),
+        ];
+        for (policy, connections, handshakes, validated, verdict) in table {
+            assert_eq!(
+                rules(policy).admit(load(connections, handshakes), validated),
+                verdict,
+                "{policy:?}, {connections} connections, {handshakes} handshakes, {validated}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_drain_refuses_everyone() {
+        let drain = Load { draining: true, ..Load::default() };
+        for policy in [RetryPolicy::Auto, RetryPolicy::Always, RetryPolicy::Never] {
+            for validated in [false, true] {
+                let verdict = rules(policy).admit(drain, validated);
+                assert_eq!(verdict, Verdict::Refuse(Refused::Draining));
+            }
+        }
+    }
+
+    #[test]
+    fn no_limit_means_no_refusal() {
+        let rules = Admission {
+            retry: RetryPolicy::Auto,
+            connections: Limit::Unlimited,
+            handshakes: Limit::Unlimited,
+            retry_above_handshakes: Limit::Unlimited,
+        };
+        assert_eq!(rules.admit(load(u64::MAX, u64::MAX), false), Verdict::Accept);
+    }
+
+    #[test]
+    fn counts_come_back_when_their_guards_go() {
+        let counts = Arc::new(Counts::default());
+        let guards = (counts.connection(), counts.connection(), counts.handshake());
+        let now = counts.load(false);
+        assert_eq!((now.connections, now.handshakes), (2, 1));
+        drop(guards);
+        let now = counts.load(false);
+        assert_eq!((now.connections, now.handshakes), (0, 0));
+    }
+}

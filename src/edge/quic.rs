@@ -1,0 +1,103 @@
+//! quinn's settings, from ours.
+//!
+//! quinn's own defaults are for trusted peers: here every bound on what a client may make the gateway
+//! hold is set.
+
+use std::sync::Arc;
+
+use quinn::{
+    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
+    congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig},
+    crypto::rustls::QuicServerConfig,
+};
+
+use super::{
+    cid::{HomeIds, Layout},
+    keys::Keys,
+};
+use crate::config::{ByteSize, Congestion, Transport};
+
+/// Unidirectional streams that HTTP/3 opens for itself, each once: control, QPACK encoder and decoder
+/// (RFC 9114 section 6.2). They are added to what sessions may use.
+const HTTP3_STREAMS: u32 = 3;
+
+/// Attempts that wait for admission, per endpoint. Admission never waits, so more than a burst of one
+/// receive queue cannot pile up; quinn allows 65,536.
+const MAX_INCOMING: usize = 4096;
+
+/// Bytes kept for one waiting attempt: a hybrid ClientHello is 2 packets. quinn allows 10 MiB.
+const INCOMING_BYTES: u64 = 64 * 1024;
+
+/// Bytes kept for all waiting attempts of an endpoint. quinn allows 100 MiB.
+const INCOMING_BYTES_TOTAL: u64 = 32 * 1024 * 1024;
+
+/// What one worker's endpoints share: its ids and the reset key.
+pub(super) fn endpoint_config(layout: &Layout, worker: u8, keys: &Keys) -> EndpointConfig {
+    let ids = HomeIds::new(layout.clone(), worker);
+    let mut config = EndpointConfig::new(keys.reset());
+    config.cid_generator(move || Box::new(ids.clone()));
+    config
+}
+
+/// What the connections of one listener share.
+pub(super) fn server_config(
+    tls: QuicServerConfig,
+    keys: &Keys,
+    listener: &Transport,
+) -> ServerConfig {
+    let mut config = ServerConfig::new(Arc::new(tls), keys.tokens());
+    config
+        .transport_config(Arc::new(transport_config(listener)))
+        .max_incoming(MAX_INCOMING)
+        .incoming_buffer_size(INCOMING_BYTES)
+        .incoming_buffer_size_total(INCOMING_BYTES_TOTAL)
+        .migration(true);
+    config
+}
+
+fn transport_config(settings: &Transport) -> TransportConfig {
+    let mut config = TransportConfig::default();
+    config
+        .max_idle_timeout(Some(idle_timeout(settings)))
+        .keep_alive_interval(Some(settings.ping_interval))
+        .stream_receive_window(varint(settings.stream_window))
+        .receive_window(varint(settings.connection_window))
+        .send_window(settings.send_window.0)
+        .max_concurrent_bidi_streams(settings.initial_bidi_streams.into())
+        .max_concurrent_uni_streams(
+            settings.initial_uni_streams.saturating_add(HTTP3_STREAMS).into(),
+        )
+        .datagram_send_buffer_size(settings.datagram_send_buffer.as_usize())
+        .datagram_receive_buffer_size(Some(settings.datagram_receive_buffer.as_usize()))
+        .initial_mtu(settings.initial_mtu)
+        .mtu_discovery_config(mtu_discovery(settings))
+        .congestion_controller_factory(congestion(settings.congestion));
+    config
+}
+
+/// Longer than QUIC can say is as long as QUIC can say.
+fn idle_timeout(settings: &Transport) -> IdleTimeout {
+    settings.idle_timeout.try_into().unwrap_or_else(|_| VarInt::MAX.into())
+}
+
+/// More than QUIC can say is as much as QUIC can say.
+fn varint(size: ByteSize) -> VarInt {
+    VarInt::from_u64(size.0).unwrap_or(VarInt::MAX)
+}
+
+/// None where there is nothing above the first packets' size to discover.
+fn mtu_discovery(settings: &Transport) -> Option<MtuDiscoveryConfig> {
+    (settings.max_mtu > settings.initial_mtu).then(|| {
+        let mut discovery = MtuDiscoveryConfig::default();
+        discovery.upper_bound(settings.max_mtu);
+        discovery
+    })
+}
+
+fn congestion(congestion: Congestion) -> Arc<dyn ControllerFactory + Send + Sync> {
+    match congestion {
+        Congestion::Cubic => Arc::new(CubicConfig::default()),
+        Congestion::NewReno => Arc::new(NewRenoConfig::default()),
+        Congestion::Bbr => Arc::new(BbrConfig::default()),
+    }
+}

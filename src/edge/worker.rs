@@ -1,0 +1,289 @@
+//! A worker: one thread, one runtime, one QUIC endpoint per address.
+//!
+//! A connection is accepted, served and ended on the worker that got its first packet, in one task.
+//! Nothing here is shared between workers but atomic counters and what never changes.
+
+use std::{
+    io, mem,
+    net::SocketAddr,
+    net::UdpSocket,
+    sync::{Arc, Mutex, mpsc},
+    thread,
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use quinn::{Connecting, Endpoint, EndpointConfig, Incoming, Runtime, TokioRuntime, VarInt};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
+use tracing::{debug, error};
+
+use super::{
+    Accepted, Listener,
+    admission::{Counts, Refused, Verdict},
+    sample::{SampledSocket, Sampler},
+};
+use crate::lifecycle::{Latch, Lifecycle};
+
+/// H3_NO_ERROR (RFC 9114 section 8.1).
+const NO_ERROR: VarInt = VarInt::from_u32(0x100);
+
+/// How long a stopping worker waits for its last packets, CONNECTION_CLOSE above all, to be sent.
+/// Longer than three probe timeouts of a usual path; a client that misses them times out by itself.
+const CLOSE_TIME: Duration = Duration::from_secs(1);
+
+/// What a worker is made of. Moved to its thread whole.
+pub(super) struct Worker<F> {
+    pub(super) index: u8,
+    /// Its socket of each address.
+    pub(super) sockets: Vec<(Arc<Listener>, UdpSocket)>,
+    pub(super) endpoint_config: EndpointConfig,
+    pub(super) counts: Arc<Counts>,
+    pub(super) handshake_timeout: Duration,
+    pub(super) lifecycle: Lifecycle,
+    pub(super) serve: F,
+}
+
+/// The running workers. Dropping them without [`Workers::stop`] stops them too, but waits for nothing.
+#[derive(Debug)]
+pub struct Workers {
+    threads: Vec<WorkerThread>,
+    pub(super) listeners: Vec<Arc<Listener>>,
+    sockets: Arc<Mutex<Vec<SampledSocket>>>,
+}
+
+#[derive(Debug)]
+struct WorkerThread {
+    /// Dropping it tells the worker to stop.
+    stop: oneshot::Sender<()>,
+    /// Resolves, with an error, when the thread drops the other side: at its end.
+    ended: oneshot::Receiver<()>,
+    handle: thread::JoinHandle<()>,
+}
+
+impl Workers {
+    /// Starts all, and returns when all endpoints stand. Blocks for that time, some milliseconds.
+    pub(super) fn start<F, Fut>(
+        workers: Vec<Worker<F>>,
+        listeners: Vec<Arc<Listener>>,
+    ) -> io::Result<Self>
+    where
+        F: Fn(Accepted) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let (ready, started) = mpsc::sync_channel(workers.len());
+        let mut threads = Vec::new();
+        for worker in workers {
+            threads.push(worker.start(ready.clone())?);
+        }
+        drop(ready);
+
+        let mut sockets = Vec::new();
+        for _ in &threads {
+            // Nothing comes where a worker has panicked.
+            let endpoints = started.recv().map_err(io::Error::other)?;
+            sockets.extend(endpoints?);
+        }
+        Ok(Self { threads, listeners, sockets: Arc::new(Mutex::new(sockets)) })
+    }
+
+    /// What brings the sockets' metrics up to date.
+    pub fn sampler(&self) -> Sampler {
+        Sampler::new(&self.sockets)
+    }
+
+    /// Closes all endpoints and ends the threads. To be called when all tasks have ended: what still
+    /// runs on a worker is dropped.
+    pub async fn stop(self) {
+        let mut ending = Vec::new();
+        for WorkerThread { stop, ended, handle } in self.threads {
+            drop(stop);
+            ending.push((ended, handle));
+        }
+        for (ended, handle) in ending {
+            // An error is how the end is told; the thread is over but for its last instructions.
+            _ = ended.await;
+            if handle.join().is_err() {
+                error!("A worker has panicked.");
+            }
+        }
+    }
+}
+
+type Started = mpsc::SyncSender<io::Result<Vec<SampledSocket>>>;
+
+impl<F, Fut> Worker<F>
+where
+    F: Fn(Accepted) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    fn start(self, started: Started) -> io::Result<WorkerThread> {
+        let (stop, stopped) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        let latch = self.lifecycle.latch();
+        let name = format!("tidegate-w{}", self.index);
+        let handle = thread::Builder::new().name(name).spawn(move || {
+            // Dropped when the runtime is gone, and when this thread panics.
+            let _end: oneshot::Sender<()> = end;
+            self.run(started, latch, stopped);
+        })?;
+        Ok(WorkerThread { stop, ended, handle })
+    }
+
+    fn run(mut self, started: Started, latch: Latch, stopped: oneshot::Receiver<()>) {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            // Here and below nobody listens only if the start of another worker has failed already.
+            Err(error) => {
+                _ = started.send(Err(error));
+                return;
+            }
+        };
+        runtime.block_on(async {
+            let sockets = mem::take(&mut self.sockets);
+            let doors = match self.open(sockets) {
+                Ok((doors, sampled)) => {
+                    _ = started.send(Ok(sampled));
+                    doors
+                }
+                Err(error) => {
+                    _ = started.send(Err(error));
+                    return;
+                }
+            };
+            drop(latch);
+
+            let accepting = join_all(doors.iter().map(|door| self.accept_all(door)));
+            tokio::select! {
+                // Nothing is lost here: an attempt between two awaits is handled to its end.
+                _ = accepting => error!(worker = self.index, "All endpoints have failed."),
+                _ = stopped => {}
+            }
+            join_all(doors.iter().map(|door| close(&door.endpoint))).await;
+        });
+    }
+
+    /// Makes the endpoints. Needs the worker's runtime around it.
+    fn open(
+        &self,
+        sockets: Vec<(Arc<Listener>, UdpSocket)>,
+    ) -> io::Result<(Vec<Door>, Vec<SampledSocket>)> {
+        let (mut doors, mut sampled) = (Vec::new(), Vec::new());
+        for (listener, udp) in sockets {
+            let same = udp.try_clone()?;
+            let quic = TokioRuntime.wrap_udp_socket(udp)?;
+            let endpoint = Endpoint::new_with_abstract_socket(
+                self.endpoint_config.clone(),
+                Some(listener.server_config.clone()),
+                Arc::clone(&quic),
+                Arc::new(TokioRuntime),
+            )?;
+            let address = endpoint.local_addr()?;
+            sampled.push(SampledSocket::new(Arc::clone(&listener), quic, same));
+            doors.push(Door { listener, address, endpoint });
+        }
+        Ok((doors, sampled))
+    }
+
+    async fn accept_all(&self, door: &Door) {
+        while let Some(incoming) = door.endpoint.accept().await {
+            self.receive(incoming, door);
+        }
+        error!(listener = %door.listener.name, worker = self.index, "An endpoint has failed.");
+    }
+
+    /// Obeys the verdict on one attempt.
+    fn receive(&self, incoming: Incoming, door: &Door) {
+        let listener = &door.listener;
+        let load = self.counts.load(self.lifecycle.is_draining());
+        let metrics = &listener.metrics;
+        match listener.admission.admit(load, incoming.remote_address_validated()) {
+            Verdict::Accept => self.accept(incoming, door),
+            Verdict::Retry => match incoming.retry() {
+                Ok(()) => metrics.retries.inc(),
+                // quinn allows Retry for every address that is not validated. Dropping refuses.
+                Err(error) => error!(%error, "An attempt could not be retried and is refused."),
+            },
+            Verdict::Refuse(why) => {
+                match why {
+                    Refused::Draining => metrics.refused_draining.inc(),
+                    Refused::TooManyConnections => metrics.refused_connections.inc(),
+                    Refused::TooManyHandshakes => metrics.refused_handshakes.inc(),
+                }
+                incoming.refuse();
+            }
+        }
+    }
+
+    fn accept(&self, incoming: Incoming, door: &Door) {
+        let listener = &door.listener;
+        let client = incoming.remote_address();
+        let connecting = match incoming.accept() {
+            Ok(connecting) => connecting,
+            Err(error) => {
+                listener.metrics.handshake_failed.inc();
+                debug!(%client, %error, "A first packet was no beginning.");
+                return;
+            }
+        };
+
+        // Counted here and not in the task, so that a burst cannot pass a limit.
+        let counted = (self.counts.connection(), listener.metrics.connection_opened());
+        let handshake = self.counts.handshake();
+        let (listener, address) = (Arc::clone(listener), door.address);
+        let (worker, deadline, serve) = (self.index, self.handshake_timeout, self.serve.clone());
+        self.lifecycle.spawn(async move {
+            let _counted = counted;
+            let connection = shake_hands(connecting, deadline, &listener).await;
+            drop(handshake);
+            if let Some(connection) = connection {
+                let listener = Arc::clone(&listener.name);
+                serve(Accepted { connection, listener, address, worker }).await;
+            }
+        });
+    }
+}
+
+/// One address of a worker.
+struct Door {
+    listener: Arc<Listener>,
+    address: SocketAddr,
+    endpoint: Endpoint,
+}
+
+/// Giving up drops the attempt, which closes the connection.
+async fn shake_hands(
+    connecting: Connecting,
+    deadline: Duration,
+    listener: &Listener,
+) -> Option<quinn::Connection> {
+    let metrics = &listener.metrics;
+    let client = connecting.remote_address();
+    let begun = Instant::now();
+    match timeout(deadline, connecting).await {
+        Ok(Ok(connection)) => {
+            metrics.established.inc();
+            metrics.handshake_took(begun.elapsed());
+            Some(connection)
+        }
+        Ok(Err(error)) => {
+            metrics.handshake_failed.inc();
+            debug!(%client, listener = %listener.name, %error, "A handshake failed.");
+            None
+        }
+        Err(_) => {
+            metrics.handshake_timeout.inc();
+            debug!(%client, listener = %listener.name, ?deadline, "A handshake took too long.");
+            None
+        }
+    }
+}
+
+async fn close(endpoint: &Endpoint) {
+    endpoint.close(NO_ERROR, b"");
+    if timeout(CLOSE_TIME, endpoint.wait_idle()).await.is_err() {
+        debug!("Some clients did not hear of the end.");
+    }
+}
