@@ -6,11 +6,15 @@
 //! The stages only ever go forward: serving, not ready (still accepting, so that balancers can look
 //! away), draining (nothing new), killing (what is left is ended).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
+use tokio::sync::Notify;
 use tokio_util::{
     sync::{CancellationToken, WaitForCancellationFuture},
     task::TaskTracker,
@@ -26,9 +30,11 @@ pub struct Lifecycle {
 struct Shared {
     tasks: TaskTracker,
     latches: AtomicUsize,
+    unlatched: Notify,
     not_ready: CancellationToken,
     drain: CancellationToken,
     kill: CancellationToken,
+    hurried: AtomicBool,
 }
 
 impl Lifecycle {
@@ -57,6 +63,19 @@ impl Lifecycle {
         self.shared.latches.load(Ordering::Acquire) == 0 && !self.shared.not_ready.is_cancelled()
     }
 
+    /// Resolves when every part has started: no latch is left. Cancel-safe.
+    pub async fn started(&self) {
+        loop {
+            let mut unlatched = pin!(self.shared.unlatched.notified());
+            // Listening before looking: a latch that goes in between is not missed.
+            unlatched.as_mut().enable();
+            if self.shared.latches.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            unlatched.await;
+        }
+    }
+
     /// Whether the process has begun to stop.
     pub fn is_stopping(&self) -> bool {
         self.shared.not_ready.is_cancelled()
@@ -82,6 +101,18 @@ impl Lifecycle {
     pub fn begin_kill(&self) {
         self.begin_drain();
         self.shared.kill.cancel();
+    }
+
+    /// Ends what is left because the operator does not want to wait for it.
+    pub fn hurry(&self) {
+        // Before the kill, so that whoever sees the kill also sees why.
+        self.shared.hurried.store(true, Ordering::Release);
+        self.begin_kill();
+    }
+
+    /// Whether the operator hurried, rather than the grace being over.
+    pub fn is_hurried(&self) -> bool {
+        self.shared.hurried.load(Ordering::Acquire)
     }
 
     /// Resolves when the drain begins.
@@ -113,7 +144,9 @@ pub struct Latch(Arc<Shared>);
 
 impl Drop for Latch {
     fn drop(&mut self) {
-        self.0.latches.fetch_sub(1, Ordering::AcqRel);
+        if self.0.latches.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.unlatched.notify_waiters();
+        }
     }
 }
 
@@ -133,6 +166,21 @@ mod tests {
 
         lifecycle.begin_stop();
         assert!(!lifecycle.is_ready() && !lifecycle.is_draining());
+    }
+
+    #[tokio::test]
+    async fn started_when_the_last_latch_goes() {
+        let lifecycle = Lifecycle::new();
+        let (a, b) = (lifecycle.latch(), lifecycle.latch());
+        let mut started = pin!(lifecycle.started());
+        drop(a);
+        tokio::select! {
+            biased;
+            () = &mut started => panic!("a latch is left"),
+            () = std::future::ready(()) => {}
+        }
+        drop(b);
+        started.await;
     }
 
     #[tokio::test]

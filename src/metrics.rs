@@ -58,6 +58,7 @@ struct Families {
     streams_total: IntCounterVec,
     stream_ends: IntCounterVec,
     stream_bytes: IntCounterVec,
+    stream_discarded: IntCounterVec,
 
     datagrams: IntCounterVec,
     datagram_bytes: IntCounterVec,
@@ -144,9 +145,24 @@ impl Metrics {
             stream_ends: Reasons::new(StreamEnd::ALL, |r| {
                 f.stream_ends.with_label_values(&[name, r.word()])
             }),
+            discarded_bytes: f.stream_discarded.with_label_values(&[name]),
             up: f.direction(name, "client_to_backend"),
             down: f.direction(name, "backend_to_client"),
         }
+    }
+
+    /// Sessions open now, on all routes together.
+    pub fn open_sessions(&self) -> u64 {
+        let families = self.families.sessions.collect();
+        let per_route =
+            families.iter().flat_map(|f| f.get_metric()).map(|m| m.get_gauge().get_value());
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a sum of counts, held as a float by the library alone"
+        )]
+        let sum = per_route.sum::<f64>() as u64;
+        sum
     }
 
     /// Counts a request that matched no route.
@@ -268,6 +284,8 @@ pub struct RouteMetrics {
     pub uni_streams: IntCounter,
     /// Streams ended.
     pub stream_ends: Reasons<StreamEnd>,
+    /// Bytes that backends answered on the connections of unidirectional streams.
+    pub discarded_bytes: IntCounter,
     /// From the client to the backend.
     pub up: DirectionMetrics,
     /// From the backend to the client.
@@ -473,6 +491,12 @@ impl Families {
                 "stream_bytes_total",
                 "Stream bytes passed on.",
                 &["route", "direction"],
+            ),
+            stream_discarded: counters(
+                r,
+                "stream_discarded_bytes_total",
+                "Bytes backends answered on connections of unidirectional streams.",
+                &["route"],
             ),
 
             datagrams: counters(

@@ -142,6 +142,22 @@ reasons! {
     }
 }
 
+impl Ending {
+    /// The application code with which the gateway closes the session.
+    ///
+    /// Zero is what a browser shows for a session that was closed without a code, so what the gateway
+    /// says begins at 1. The endings that the client or its network brought about are never sent.
+    pub const fn code(self) -> u32 {
+        match self {
+            Self::ClientClosed | Self::ClientReset | Self::ConnectionClosed => 0,
+            Self::ConnectionLost | Self::ProtocolError => 0,
+            Self::DrainDeadline => 1,
+            Self::Killed => 2,
+            Self::Internal => 3,
+        }
+    }
+}
+
 reasons! {
     /// How a bridged stream ended.
     StreamEnd {
@@ -161,6 +177,8 @@ reasons! {
         BackendReset = "backend_reset", Backend;
         /// The backend's host stopped answering.
         BackendTimeout = "backend_timeout", Backend;
+        /// The backend answered more on a unidirectional stream's connection than is discarded.
+        UnwantedReply = "unwanted_reply", Backend;
         /// One direction had finished and the other moved nothing for `half_close_timeout`.
         HalfCloseTimeout = "half_close_timeout", Gateway;
         /// The route does not take streams of this kind.
@@ -192,6 +210,7 @@ impl StreamEnd {
             Self::TooManyStreams => 6,
             Self::OutOfResources => 7,
             Self::Internal => 8,
+            Self::UnwantedReply => 9,
         }
     }
 }
@@ -213,6 +232,8 @@ reasons! {
         BackendUnreachable = "backend_unreachable", Backend;
         /// Any other error of the socket.
         SocketError = "socket_error", Backend;
+        /// The client sent more than `datagram_receive_buffer` holds until the gateway gets to it.
+        ReceiveOverflow = "receive_overflow", Client;
         /// It came before its session, and the session did not come in time or there were too many.
         Early = "early", Client;
         /// It came for a session that has ended, or could not be sent since it had.

@@ -7,6 +7,9 @@
 //! finished, so that a bridge which dies cannot make a cut transfer look whole; and no call here
 //! waits for anything but the client.
 
+#[cfg(test)]
+pub(crate) mod memory;
+
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;

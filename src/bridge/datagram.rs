@@ -1,0 +1,182 @@
+//! A session's datagrams and its UDP socket, with every loss.
+//!
+//! Up, a datagram is sent on the connection's own task or is lost; nothing waits. Down, one task per
+//! session reads the socket: what the client's transport does not take at once waits in a queue that
+//! is bounded in bytes and in age, the oldest is lost first, and the socket is read on meanwhile.
+//!
+//! What always holds: each datagram is counted once, as passed or as lost with its reason; none is ever
+//! cut short; the socket lives as long as the session, whatever ICMP says, so that a backend which comes
+//! back is reached again.
+
+mod queue;
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::pin,
+    sync::{Arc, OnceLock},
+    task::ready,
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tracing::debug;
+
+use self::queue::Queue;
+use super::{Context, contain, with_scratch};
+use crate::{
+    backend::UdpConnection,
+    config::{DatagramsMode, UdpOpen},
+    reason::Loss,
+    transport::{DatagramError, Datagrams},
+};
+
+/// Carries the datagrams of one session.
+#[derive(Debug)]
+pub struct DatagramBridge<D> {
+    context: Arc<Context>,
+    client: D,
+    /// Opened once. Only the connection's own task opens it.
+    socket: OnceLock<Arc<UdpConnection>>,
+}
+
+impl<D: Datagrams> DatagramBridge<D> {
+    /// A bridge whose socket is not open yet.
+    pub fn new(context: Arc<Context>, client: D) -> Self {
+        Self { context, client, socket: OnceLock::new() }
+    }
+
+    /// Opens the socket now, if the route says so. If that fails, the first datagram tries again.
+    pub fn begin(&self) {
+        let settings = &self.context.route.settings;
+        if settings.datagrams == DatagramsMode::Udp && settings.udp_open == UdpOpen::Session {
+            self.socket();
+        }
+    }
+
+    /// Passes one of the client's datagrams to the backend, or counts it as lost.
+    pub fn deliver(&self, payload: &[u8]) {
+        match self.pass_up(payload) {
+            Ok(()) => self.context.datagram_up(payload.len() as u64),
+            Err(why) => self.context.lost_up(why),
+        }
+    }
+
+    fn pass_up(&self, payload: &[u8]) -> Result<(), Loss> {
+        if self.context.ending().is_some() {
+            return Err(Loss::SessionEnded);
+        }
+        if self.context.route.settings.datagrams == DatagramsMode::Drop {
+            return Err(Loss::NoBackend);
+        }
+        let socket = self.socket().ok_or(Loss::NoBackend)?;
+        match socket.send(payload) {
+            // The refusal is of an earlier datagram; this one was not sent.
+            Err(stale) if stale.kind() == io::ErrorKind::ConnectionRefused => {
+                socket.send(payload).map_err(|error| loss(&error))
+            }
+            sent => sent.map_err(|error| loss(&error)),
+        }
+    }
+
+    /// The socket, opened with its task if this is the first use.
+    fn socket(&self) -> Option<&UdpConnection> {
+        if self.socket.get().is_none() {
+            match self.context.pin.open_udp() {
+                Ok(socket) => self.start(socket),
+                Err(error) => {
+                    debug!(session_id = %self.context.id, %error, "No UDP socket for a session.");
+                }
+            }
+        }
+        self.socket.get().map(Arc::as_ref)
+    }
+
+    fn start(&self, socket: UdpConnection) {
+        let socket = Arc::clone(self.socket.get_or_init(|| Arc::new(socket)));
+        let (context, client) = (Arc::clone(&self.context), self.client.clone());
+        let bridge = async move { carry_down(&context, &socket, &client).await };
+        // After a panic there is nothing to add: it has ended the session, and the queue has counted what
+        // it held.
+        self.context.lifecycle.spawn(contain(Arc::clone(&self.context), bridge).map(drop));
+    }
+}
+
+/// Sorts an error of a send.
+fn loss(error: &io::Error) -> Loss {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => Loss::BackendBusy,
+        io::ErrorKind::ConnectionRefused => Loss::BackendUnreachable,
+        _ => Loss::SocketError,
+    }
+}
+
+/// Passes the backend's datagrams to the client until the session ends.
+async fn carry_down<D: Datagrams>(context: &Context, socket: &UdpConnection, client: &D) {
+    let mut ended = pin!(context.ended());
+    let mut queue = Queue::new(context, client.prefix().len());
+    loop {
+        tokio::select! {
+            biased;
+            // The queue counts what it still holds when it is dropped.
+            () = &mut ended => return,
+            // Cancelled, the oldest stays where it is.
+            () = queue.shift(client), if !queue.is_empty() => {}
+            // Nothing is taken from the socket before it is ready.
+            received = receive(socket, client.prefix()) => match received {
+                Ok(framed) => pass_down(context, client, &mut queue, framed),
+                // ICMP about a datagram that was counted as passed on. Reading it has cleared it.
+                Err(_stale) => {}
+            },
+        }
+    }
+}
+
+/// Receives one datagram behind the transport's prefix.
+async fn receive(socket: &UdpConnection, prefix: &[u8]) -> io::Result<Bytes> {
+    poll_fn(|cx| {
+        with_scratch(|buffer| {
+            let (head, space) = buffer.split_at_mut(prefix.len());
+            let received = ready!(socket.poll_receive(cx, space))?;
+            head.copy_from_slice(prefix);
+            Ok(Bytes::copy_from_slice(&buffer[..prefix.len() + received])).into()
+        })
+    })
+    .await
+}
+
+/// Hands one datagram to the client's transport, or queues it behind those that wait.
+fn pass_down(context: &Context, client: &impl Datagrams, queue: &mut Queue<'_>, framed: Bytes) {
+    let payload = framed.len() - client.prefix().len();
+    match client.max_payload() {
+        Some(most) if payload > most => return context.lost_down(Loss::Oversize),
+        Some(_) => {}
+        None => return context.lost_down(Loss::SessionEnded),
+    }
+    if !queue.is_empty() {
+        return queue.push(framed);
+    }
+    match client.try_send(framed) {
+        Ok(()) => context.datagram_down(payload as u64),
+        Err(DatagramError::Full(framed)) => queue.push(framed),
+        Err(DatagramError::TooLarge) => context.lost_down(Loss::Oversize),
+        Err(DatagramError::Closed) => context.lost_down(Loss::SessionEnded),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_of_a_send_has_its_loss() {
+        for (errno, why) in [
+            (libc::EAGAIN, Loss::BackendBusy),
+            (libc::ECONNREFUSED, Loss::BackendUnreachable),
+            (libc::EMSGSIZE, Loss::SocketError),
+            (libc::ENETUNREACH, Loss::SocketError),
+        ] {
+            assert_eq!(loss(&io::Error::from_raw_os_error(errno)), why, "{errno}");
+        }
+    }
+}

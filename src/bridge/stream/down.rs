@@ -1,0 +1,109 @@
+//! From the backend to the client.
+//!
+//! Each read goes into the thread's scratch buffer and is copied once, to its exact size.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::pin,
+    task::{Context as TaskContext, Poll, ready},
+};
+
+use bytes::Bytes;
+
+use super::{Context, Cut, Progress, backend_broke};
+use crate::{
+    backend::TcpReader,
+    bridge::with_scratch,
+    reason::StreamEnd,
+    transport::{SendError, SendStream},
+};
+
+/// How a pump ended without ending the other one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Down {
+    /// The backend's FIN was passed on.
+    Finished,
+    /// The client does not want to hear more.
+    Stopped,
+}
+
+/// Carries the backend's bytes to the client, and their end with them.
+pub(super) async fn pump(
+    mut reader: TcpReader<'_>,
+    send: &mut impl SendStream,
+    context: &Context,
+    progress: &Progress,
+) -> Result<Down, Cut> {
+    let mut stopped = pin!(send.stopped());
+    let error = loop {
+        let read = tokio::select! {
+            biased;
+            error = &mut stopped => break error,
+            read = poll_fn(|cx| poll_chunk(&mut reader, cx)) => read,
+        };
+        let chunk = read.map_err(|error| Cut(backend_broke(&error)))?;
+        if chunk.is_empty() {
+            believe_the_end(progress)?;
+            send.finish();
+            progress.end_down();
+            return Ok(Down::Finished);
+        }
+        let bytes = chunk.len() as u64;
+        progress.hold(true);
+        if let Err(error) = send.write(chunk).await {
+            break error;
+        }
+        progress.hold(false);
+        context.stream_down(bytes);
+        progress.move_bytes();
+    };
+    match error {
+        SendError::Lost => Err(Cut(StreamEnd::ConnectionLost)),
+        SendError::Stopped(code) => {
+            // RFC 9000 section 3.5: who is asked to stop resets, with the code it was given.
+            send.reset(code.unwrap_or(0));
+            progress.hold(false);
+            progress.end_down();
+            Ok(Down::Stopped)
+        }
+    }
+}
+
+/// Reads what the backend answers on a unidirectional stream and throws it away, counted.
+///
+/// While the client sends, a backend that acknowledges may go on for ever. After the client's FIN only
+/// `uni_discard` bytes more are taken, so that nobody can keep a connection alive by talking.
+pub(super) async fn discard(
+    mut reader: TcpReader<'_>,
+    context: &Context,
+    progress: &Progress,
+) -> Result<Down, Cut> {
+    let mut allowed = context.route.settings.backend.uni_discard.0;
+    loop {
+        let read = poll_fn(|cx| with_scratch(|buffer| reader.poll_read(cx, buffer))).await;
+        let bytes = read.map_err(|error| Cut(backend_broke(&error)))? as u64;
+        if bytes == 0 {
+            // Not the end of a direction: there is none, and the client may go on for long.
+            believe_the_end(progress)?;
+            return Ok(Down::Finished);
+        }
+        context.metrics().discarded_bytes.inc_by(bytes);
+        if progress.up_is_over() {
+            allowed = allowed.checked_sub(bytes).ok_or(Cut(StreamEnd::UnwantedReply))?;
+        }
+        progress.move_bytes();
+    }
+}
+
+fn poll_chunk(reader: &mut TcpReader<'_>, cx: &mut TaskContext<'_>) -> Poll<io::Result<Bytes>> {
+    with_scratch(|buffer| {
+        let read = ready!(reader.poll_read(cx, buffer))?;
+        Poll::Ready(Ok(Bytes::copy_from_slice(&buffer[..read])))
+    })
+}
+
+/// An end of file is the backend's FIN, unless a write has taken the error that would be here instead.
+fn believe_the_end(progress: &Progress) -> Result<(), Cut> {
+    progress.doubt().map_or(Ok(()), |why| Err(Cut(why)))
+}

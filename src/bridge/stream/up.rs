@@ -1,0 +1,206 @@
+//! From the client to the backend.
+//!
+//! Chunks are gathered as they lie in the transport and go out with one system call, without a copy.
+//!
+//! **The error that can be taken once.** Linux keeps one error per socket and gives it to the first call
+//! that asks. If a write gets ECONNRESET or ETIMEDOUT, the read after it sees an end of file, although
+//! there was no FIN. So after such a write the end of the reply is doubted. EPIPE is different: the
+//! kernel sets it when the RST came after the backend's FIN, so the end of file is a true one.
+
+use std::{
+    io::{self, IoSlice},
+    mem,
+    pin::pin,
+};
+
+use bytes::{Buf, Bytes};
+use futures_util::FutureExt;
+
+use super::{Context, Cut, Progress, backend_broke};
+use crate::{
+    backend::TcpWriter,
+    reason::StreamEnd,
+    transport::{RecvError, RecvStream},
+};
+
+/// How a pump ended without ending the other one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Up {
+    /// The client's FIN was passed on.
+    Finished,
+    /// The backend takes no more; the client was asked to stop. A reply may still be on its way.
+    Broken(StreamEnd),
+}
+
+enum Failure {
+    Client(RecvError),
+    Backend(io::Error),
+}
+
+impl From<RecvError> for Failure {
+    fn from(error: RecvError) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Backend(error)
+    }
+}
+
+/// Carries the client's bytes to the backend, and their end with them.
+pub(super) async fn pump(
+    recv: &mut impl RecvStream,
+    writer: TcpWriter<'_>,
+    context: &Context,
+    progress: &Progress,
+) -> Result<Up, Cut> {
+    let error = match carry(recv, &writer, context, progress).await {
+        // On failure the backend will not get the FIN, so it was not passed on.
+        Ok(()) => match writer.finish() {
+            Ok(()) => {
+                progress.end_up();
+                return Ok(Up::Finished);
+            }
+            // Unlike a write, a shutdown does not take the socket's error: nothing to doubt.
+            Err(error) => error,
+        },
+        Err(Failure::Client(lost)) => return Err(lost.into()),
+        Err(Failure::Backend(error)) => {
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                progress.doubt_the_end(backend_broke(&error));
+            }
+            error
+        }
+    };
+    let why = backend_broke(&error);
+    recv.stop(why.code());
+    progress.end_up();
+    Ok(Up::Broken(why))
+}
+
+/// Carries bytes until the client's FIN.
+async fn carry(
+    recv: &mut impl RecvStream,
+    writer: &TcpWriter<'_>,
+    context: &Context,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    let passed = |bytes: usize| {
+        context.stream_up(bytes as u64);
+        progress.move_bytes();
+    };
+    // An RST may come while the client says nothing, after the backend's FIN for example.
+    let mut broken = pin!(writer.broken());
+    loop {
+        // One slot while waiting: an idle stream is to be small.
+        let mut first = [Bytes::new()];
+        let read = tokio::select! {
+            biased;
+            error = &mut broken => return Err(error.into()),
+            read = recv.read_chunks(&mut first) => read?,
+        };
+        if read.is_none() {
+            return Ok(());
+        }
+        let [first] = first;
+        let mut batch = send_batch(first, recv, writer, &passed)?;
+        while !batch.unsent.is_empty() {
+            tokio::select! {
+                biased;
+                // What could not be written yet is not wanted any more.
+                lost = recv.lost() => return Err(lost.into()),
+                writable = writer.writable() => writable?,
+            }
+            let sent = send_now(&mut batch.unsent, writer, &passed)?;
+            batch.unsent.drain(..sent);
+        }
+        if batch.last {
+            return Ok(());
+        }
+    }
+}
+
+/// What is left of a batch that was more than the kernel took.
+struct Batch {
+    unsent: Vec<Bytes>,
+    /// Whether the client's FIN follows.
+    last: bool,
+}
+
+/// Chunks that go out with one system call.
+const BATCH: usize = 32;
+
+/// Takes what else has arrived behind `first`, and writes as much as goes.
+fn send_batch(
+    first: Bytes,
+    recv: &mut impl RecvStream,
+    writer: &TcpWriter<'_>,
+    passed: &impl Fn(usize),
+) -> Result<Batch, Failure> {
+    let mut chunks: [Bytes; BATCH] = Default::default();
+    chunks[0] = first;
+    let (filled, last) = match recv.read_chunks(&mut chunks[1..]).now_or_never() {
+        None => (1, false),
+        Some(Ok(Some(more))) => (1 + more, false),
+        Some(Ok(None)) => (1, true),
+        Some(Err(lost)) => return Err(lost.into()),
+    };
+    let chunks = &mut chunks[..filled];
+    let sent = send_now(chunks, writer, passed)?;
+    Ok(Batch { unsent: chunks[sent..].iter_mut().map(mem::take).collect(), last })
+}
+
+/// Writes until everything is gone or the kernel is full. Returns how many chunks are done with; the
+/// next one is cut down to what is left of it.
+fn send_now(
+    chunks: &mut [Bytes],
+    writer: &TcpWriter<'_>,
+    passed: &impl Fn(usize),
+) -> io::Result<usize> {
+    let mut done = 0;
+    while done < chunks.len() {
+        let left = &chunks[done..];
+        let slices: [IoSlice<'_>; BATCH] =
+            std::array::from_fn(|i| IoSlice::new(left.get(i).map_or(&[], |chunk| chunk)));
+        match writer.try_write(&slices[..left.len().min(BATCH)]) {
+            Ok(written) => {
+                passed(written);
+                done += advance(&mut chunks[done..], written);
+            }
+            Err(full) if full.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// Takes `written` bytes off the front. Returns how many chunks are used up.
+fn advance(chunks: &mut [Bytes], mut written: usize) -> usize {
+    for (done, chunk) in chunks.iter_mut().enumerate() {
+        if written < chunk.len() {
+            chunk.advance(written);
+            return done;
+        }
+        written -= chunk.len();
+    }
+    chunks.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partial_write_leaves_exactly_the_rest() {
+        for (written, done, rest) in
+            [(0, 0, "abcdef"), (1, 0, "bcdef"), (2, 1, "cdef"), (5, 2, "f"), (6, 3, "")]
+        {
+            let mut chunks = ["ab", "cd", "ef"].map(Bytes::from);
+            assert_eq!(advance(&mut chunks, written), done);
+            let left: Vec<u8> = chunks[done..].concat();
+            assert_eq!(left, rest.as_bytes());
+        }
+    }
+}

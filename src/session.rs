@@ -1,0 +1,310 @@
+//! One session's life: refuse or accept, limits, deadlines, why it ended.
+//!
+//! [`run`] takes a request and returns when the session is over. It hides permits, the choice of an
+//! endpoint, and what starts bridges (`events`). In goes a [`SessionRequest`] of any transport and what
+//! all sessions share, a [`SessionContext`].
+//!
+//! What always holds: each request is counted once, under a [`Refusal`] or under an [`Ending`], and the
+//! word that is counted is the word that is logged and told; when a session ends its bridges end with
+//! it; and a panic in a session's work ends that session and nothing else.
+
+mod events;
+mod limit;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use futures_util::FutureExt;
+use tokio::time::Instant;
+use tracing::{debug, error, info};
+
+use self::{
+    events::Events,
+    limit::{Permit, SessionLimits},
+};
+use crate::{
+    backend::{Backends, ClientAddresses, Pin},
+    bridge::{self, datagram::DatagramBridge},
+    config::Limit,
+    lifecycle::Lifecycle,
+    metrics::Metrics,
+    reason::{Ending, Refusal, Side},
+    route::{Route, RouteTable},
+    transport::{ClientEnd, RequestHead, Session, SessionRequest},
+};
+
+/// What all sessions of the process share.
+#[derive(Debug)]
+pub struct SessionContext {
+    tables: ArcSwap<Tables>,
+    limits: SessionLimits,
+    lifecycle: Lifecycle,
+    metrics: Metrics,
+    cut: AtomicU64,
+}
+
+/// Where sessions may go. Swapped whole, so that a route never meets the backends of another file.
+#[derive(Debug)]
+pub struct Tables {
+    /// Paths to routes.
+    pub routes: RouteTable,
+    /// Names to backends; every backend that a route names is there.
+    pub backends: Arc<Backends>,
+}
+
+impl SessionContext {
+    /// No session yet; at most `sessions` at once.
+    pub fn new(tables: Tables, sessions: Limit, lifecycle: Lifecycle, metrics: Metrics) -> Self {
+        Self {
+            tables: ArcSwap::from_pointee(tables),
+            limits: SessionLimits::new(sessions),
+            lifecycle,
+            metrics,
+            cut: AtomicU64::new(0),
+        }
+    }
+
+    /// Sends new sessions elsewhere. Those that live keep what they have.
+    pub fn replace_tables(&self, tables: Tables) {
+        self.tables.store(Arc::new(tables));
+    }
+
+    /// Sessions that the gateway ended because it was stopping.
+    pub fn cut_sessions(&self) -> u64 {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    /// Decides on one request. Nothing but permits is touched, and refusing gives them back.
+    fn admit(&self, head: &RequestHead) -> Result<Admission, (Option<Arc<Route>>, Refusal)> {
+        let tables = self.tables.load();
+        let found = tables.routes.lookup(head);
+        if self.lifecycle.is_draining() {
+            let route = found.map_or_else(|(route, _)| route, |found| Some(found.route));
+            return Err((route, Refusal::Draining));
+        }
+        let route = found?.route;
+        match self.reserve(&route, &tables.backends) {
+            Ok((permits, pin)) => Ok(Admission { route, pin, permits }),
+            Err(why) => Err((Some(route), why)),
+        }
+    }
+
+    fn reserve(&self, route: &Route, backends: &Backends) -> Result<(Permits, Pin), Refusal> {
+        let settings = &route.settings;
+        let process = self.limits.process().ok_or(Refusal::TooManySessions)?;
+        let route = self.limits.route(&settings.name, settings.max_sessions);
+        let permits = Permits { _process: process, _route: route.ok_or(Refusal::RouteFull)? };
+        let backend = backends.get(&settings.backend.name).ok_or(Refusal::Internal)?;
+        let pin = backend.pick().ok_or(Refusal::BackendUnavailable)?;
+        Ok((permits, pin))
+    }
+
+    fn count_refusal(&self, route: Option<&Route>, why: Refusal, head: &RequestHead) {
+        match route {
+            Some(route) => route.metrics.rejects.inc(why),
+            None => self.metrics.refused_without_route(why),
+        }
+        debug!(
+            route = route.map(|route| route.settings.name.as_str()),
+            reason = why.word(),
+            side = why.side().word(),
+            client = %head.client,
+            authority = head.authority,
+            path = head.path,
+            origin = head.origin,
+            "Session refused."
+        );
+    }
+}
+
+/// A request that may become a session.
+#[derive(Debug)]
+struct Admission {
+    route: Arc<Route>,
+    pin: Pin,
+    permits: Permits,
+}
+
+/// Held for as long as the session lives.
+#[derive(Debug)]
+struct Permits {
+    _process: Permit,
+    _route: Permit,
+}
+
+/// Serves one request for a session until it is refused or the session has ended.
+pub async fn run<R: SessionRequest>(request: R, context: Arc<SessionContext>) {
+    let asked = Instant::now();
+    let head = request.head().clone();
+    match context.admit(&head) {
+        Ok(admission) => serve(request, head, admission, asked, &context).await,
+        Err((route, why)) => {
+            context.count_refusal(route.as_deref(), why, &head);
+            request.refuse(why).await;
+        }
+    }
+}
+
+async fn serve<R: SessionRequest>(
+    request: R,
+    head: RequestHead,
+    Admission { route, pin, permits: _permits }: Admission,
+    asked: Instant,
+    context: &SessionContext,
+) {
+    let addresses = ClientAddresses { client: head.client, local: head.local };
+    let lifecycle = context.lifecycle.clone();
+    let bridges = Arc::new(bridge::Context::new(Arc::clone(&route), pin, addresses, lifecycle));
+    // Should this task be dropped, the bridges are not to live on.
+    let _ends = EndGuard(&bridges);
+    let datagrams = DatagramBridge::new(Arc::clone(&bridges), request.datagrams());
+    let events = Arc::new(Events::new(Arc::clone(&bridges), datagrams));
+    events.begin();
+
+    let session = match request.accept(events).await {
+        Ok(session) => session,
+        Err(end) => {
+            // Gone before it began: never counted as a session, so not as an ending either.
+            debug!(client = %head.client, ?end, "Client went away while its session was accepted.");
+            return;
+        }
+    };
+    let _open = route.metrics.session_opened(head.dialect);
+    route.metrics.session_setup_took(asked.elapsed());
+    let began = Instant::now();
+
+    let end = live(session, &bridges, &context.lifecycle).await;
+
+    if end.why.side() == Side::Operator {
+        context.cut.fetch_add(1, Ordering::Relaxed);
+    }
+    route.metrics.ends.inc(end.why);
+    route.metrics.session_lived(began.elapsed());
+    log_end(&head, &bridges, &end, began);
+}
+
+/// How a session ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct End {
+    why: Ending,
+    /// What the client said when it closed.
+    code: Option<u32>,
+    text: Option<String>,
+}
+
+impl From<Ending> for End {
+    fn from(why: Ending) -> Self {
+        Self { why, code: None, text: None }
+    }
+}
+
+impl From<ClientEnd> for End {
+    fn from(end: ClientEnd) -> Self {
+        match end {
+            ClientEnd::Closed { code, reason } => {
+                Self { why: Ending::ClientClosed, code: Some(code), text: Some(reason) }
+            }
+            ClientEnd::Reset => Ending::ClientReset.into(),
+            ClientEnd::ConnectionClosed => Ending::ConnectionClosed.into(),
+            ClientEnd::ConnectionLost => Ending::ConnectionLost.into(),
+            ClientEnd::ProtocolError => Ending::ProtocolError.into(),
+        }
+    }
+}
+
+/// Waits for the end, tells the bridges, and tells the client if it was not the client's doing.
+async fn live<S: Session>(mut session: S, bridges: &bridge::Context, lifecycle: &Lifecycle) -> End {
+    let until_end = AssertUnwindSafe(until_end(&mut session, bridges, lifecycle));
+    let end = until_end.catch_unwind().await.unwrap_or_else(|_panic| {
+        error!(session_id = %bridges.id(), "A session panicked, so it ends.");
+        Ending::Internal.into()
+    });
+    // The bridges end by themselves; the client need not wait for them.
+    bridges.end(end.why);
+    if end.why.side() != Side::Client {
+        session.close(end.why.code(), end.why.word()).await;
+    }
+    end
+}
+
+/// Waits until anyone ends the session.
+async fn until_end<S: Session>(
+    session: &mut S,
+    bridges: &bridge::Context,
+    lifecycle: &Lifecycle,
+) -> End {
+    tokio::select! {
+        biased;
+        end = session.ended() => return end.into(),
+        () = bridges.ended() => return bridge_fault(bridges),
+        () = lifecycle.killed() => return kill_reason(lifecycle).into(),
+        () = lifecycle.draining() => {}
+    }
+    tokio::select! {
+        biased;
+        () = session.drain() => {}
+        // A client that takes nothing must not hold up the kill. It will be closed, so a request to end
+        // that is half said does no harm.
+        () = lifecycle.killed() => {}
+    }
+    tokio::select! {
+        biased;
+        end = session.ended() => end.into(),
+        () = bridges.ended() => bridge_fault(bridges),
+        () = lifecycle.killed() => kill_reason(lifecycle).into(),
+    }
+}
+
+/// Only a fault ends the bridges before their session.
+fn bridge_fault(bridges: &bridge::Context) -> End {
+    bridges.ending().unwrap_or(Ending::Internal).into()
+}
+
+fn kill_reason(lifecycle: &Lifecycle) -> Ending {
+    if lifecycle.is_hurried() { Ending::Killed } else { Ending::DrainDeadline }
+}
+
+fn log_end(head: &RequestHead, bridges: &bridge::Context, end: &End, began: Instant) {
+    let totals = bridges.totals();
+    let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    info!(
+        session_id = %bridges.id(),
+        route = bridges.route().settings.name,
+        backend = bridges.pin().backend().name(),
+        endpoint = bridges.pin().endpoint().name(),
+        client = %head.client,
+        path = head.path,
+        origin = head.origin,
+        dialect = head.dialect,
+        side = end.why.side().word(),
+        reason = end.why.word(),
+        client_code = end.code,
+        client_text = end.text,
+        duration_ms,
+        bytes_up = totals.up_bytes.get(),
+        bytes_down = totals.down_bytes.get(),
+        streams = totals.streams.get(),
+        datagrams_up = totals.up_datagrams.get(),
+        datagrams_down = totals.down_datagrams.get(),
+        datagrams_lost = totals.lost_datagrams.get(),
+        "Session ended."
+    );
+}
+
+/// Ends a session's bridges on every way out.
+struct EndGuard<'a>(&'a bridge::Context);
+
+impl Drop for EndGuard<'_> {
+    fn drop(&mut self) {
+        // After the ordinary end this changes nothing: the first reason stays.
+        self.0.end(Ending::Internal);
+    }
+}

@@ -1,0 +1,6 @@
+//! Whole sessions: a client in memory on one side, real TCP and UDP servers on the other.
+
+mod datagrams;
+mod endings;
+mod life;
+mod support;

@@ -1,0 +1,650 @@
+//! A client leg without a network, for tests: two ends that share memory.
+//!
+//! It has the semantics that matter to a bridge. Streams carry chunks, block when the reader gives no
+//! credit, finish, are reset and stopped; a half that is dropped unfinished is reset. Datagrams have a
+//! queue with a bound. [`MemoryClient`] is the client's end; what it waits for has a deadline.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::{
+    ClientEnd, DatagramError, Datagrams, RecvError, RecvStream, RequestHead, SendError, SendStream,
+    Session, SessionEvents, SessionRequest,
+};
+use crate::reason::Refusal;
+
+/// What a test waits for at most. Long, so that a slow machine is no failure.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Waits for something that has to come.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, what).await.expect("what was waited for did not happen")
+}
+
+/// State that both ends see and wait on.
+#[derive(Debug, Default)]
+struct Shared<T> {
+    state: Mutex<T>,
+    changed: Notify,
+}
+
+impl<T> Shared<T> {
+    fn look(&self) -> MutexGuard<'_, T> {
+        // A panic that a test wants must not become another one in a destructor.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
+        let result = change(&mut self.look());
+        self.changed.notify_waiters();
+        result
+    }
+
+    /// Waits until `ready` gives something, and tells the other end, since what is given may be taken.
+    /// Until then `ready` must change nothing that the other end waits for.
+    async fn wait<R>(&self, mut ready: impl FnMut(&mut T) -> Option<R>) -> R {
+        loop {
+            // Enabled before the look, so that no change between the two is missed.
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            let found = ready(&mut self.look());
+            if let Some(found) = found {
+                self.changed.notify_waiters();
+                return found;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// One direction of a stream.
+#[derive(Debug)]
+struct Pipe {
+    chunks: VecDeque<Bytes>,
+    held: usize,
+    /// Bytes that may be held unread.
+    credit: usize,
+    finished: bool,
+    reset: Option<Option<u32>>,
+    stopped: Option<Option<u32>>,
+    /// The gateway let go because the session had ended.
+    abandoned: bool,
+    /// The connection is gone.
+    lost: bool,
+    /// The next use by the gateway panics.
+    poisoned: bool,
+    /// A writer waits for credit now.
+    blocked: bool,
+}
+
+type SharedPipe = Arc<Shared<Pipe>>;
+
+fn pipe(credit: usize) -> SharedPipe {
+    Arc::new(Shared {
+        state: Mutex::new(Pipe {
+            chunks: VecDeque::new(),
+            held: 0,
+            credit,
+            finished: false,
+            reset: None,
+            stopped: None,
+            abandoned: false,
+            lost: false,
+            poisoned: false,
+            blocked: false,
+        }),
+        changed: Notify::new(),
+    })
+}
+
+impl Pipe {
+    fn check_poison(&self) {
+        assert!(!self.poisoned, "a test wants this panic");
+    }
+
+    /// Takes what fits of `chunk`. `Some` when all is taken or nothing more will be.
+    fn put(&mut self, chunk: &mut Bytes) -> Option<Result<(), SendError>> {
+        if self.lost {
+            return Some(Err(SendError::Lost));
+        }
+        if let Some(code) = self.stopped {
+            return Some(Err(SendError::Stopped(code)));
+        }
+        let fits = chunk.len().min(self.credit - self.held);
+        if fits > 0 {
+            self.chunks.push_back(chunk.split_to(fits));
+            self.held += fits;
+        }
+        self.blocked = !chunk.is_empty();
+        chunk.is_empty().then_some(Ok(()))
+    }
+
+    /// Whether another [`Self::put`] makes sense.
+    fn has_room_or_end(&self) -> Option<()> {
+        (self.lost || self.stopped.is_some() || self.held < self.credit).then_some(())
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        let chunk = self.chunks.pop_front()?;
+        self.held -= chunk.len();
+        Some(chunk)
+    }
+
+    fn take(&mut self, chunks: &mut [Bytes]) -> Option<Result<Option<usize>, RecvError>> {
+        if let Some(error) = self.lost_or_reset() {
+            return Some(Err(error));
+        }
+        let taken = self.chunks.len().min(chunks.len());
+        chunks[..taken].fill_with(|| self.pop().expect("there are as many"));
+        if taken > 0 {
+            return Some(Ok(Some(taken)));
+        }
+        self.finished.then_some(Ok(None))
+    }
+
+    fn lost_or_reset(&self) -> Option<RecvError> {
+        if self.lost { Some(RecvError::Lost) } else { self.reset.map(RecvError::Reset) }
+    }
+
+    fn end(&self) -> Option<SeenEnd> {
+        let finished = self.finished.then_some(SeenEnd::Finished);
+        self.reset.map(SeenEnd::Reset).or(finished)
+    }
+
+    /// What was not read is gone, as in QUIC.
+    fn reset(&mut self, code: Option<u32>) {
+        while self.pop().is_some() {}
+        self.reset = self.reset.or(Some(code));
+    }
+}
+
+/// Puts all of `chunk` in, as room comes.
+async fn write(pipe: &SharedPipe, mut chunk: Bytes) -> Result<(), SendError> {
+    loop {
+        if let Some(result) = pipe.change(|pipe| pipe.put(&mut chunk)) {
+            return result;
+        }
+        pipe.wait(|pipe| pipe.has_room_or_end()).await;
+    }
+}
+
+/// The gateway's end of what it sends.
+#[derive(Debug)]
+pub(crate) struct MemorySend(SharedPipe);
+
+impl SendStream for MemorySend {
+    async fn write(&mut self, chunk: Bytes) -> Result<(), SendError> {
+        self.0.look().check_poison();
+        write(&self.0, chunk).await
+    }
+
+    fn finish(&mut self) {
+        self.0.change(|pipe| pipe.finished = true);
+    }
+
+    fn reset(&mut self, code: u32) {
+        self.0.change(|pipe| pipe.reset(Some(code)));
+    }
+
+    fn stopped(&self) -> impl Future<Output = SendError> + Send + 'static {
+        let pipe = Arc::clone(&self.0);
+        async move {
+            pipe.wait(|pipe| {
+                let stopped = pipe.stopped.map(SendError::Stopped);
+                if pipe.lost { Some(SendError::Lost) } else { stopped }
+            })
+            .await
+        }
+    }
+
+    fn abandon(&mut self) {
+        self.0.change(|pipe| {
+            pipe.abandoned = true;
+            pipe.reset(None);
+        });
+    }
+}
+
+impl Drop for MemorySend {
+    fn drop(&mut self) {
+        self.0.change(|pipe| {
+            if !pipe.finished {
+                pipe.reset(None);
+            }
+        });
+    }
+}
+
+/// The gateway's end of what it receives.
+#[derive(Debug)]
+pub(crate) struct MemoryRecv(SharedPipe);
+
+impl RecvStream for MemoryRecv {
+    async fn read_chunks(&mut self, chunks: &mut [Bytes]) -> Result<Option<usize>, RecvError> {
+        self.0
+            .wait(|pipe| {
+                pipe.check_poison();
+                pipe.take(chunks)
+            })
+            .await
+    }
+
+    async fn lost(&mut self) -> RecvError {
+        self.0.wait(|pipe| pipe.lost_or_reset()).await
+    }
+
+    fn stop(&mut self, code: u32) {
+        self.0.change(|pipe| pipe.stopped = pipe.stopped.or(Some(Some(code))));
+    }
+
+    fn abandon(&mut self) {
+        self.0.change(|pipe| {
+            pipe.abandoned = true;
+            pipe.stopped = pipe.stopped.or(Some(None));
+        });
+    }
+}
+
+impl Drop for MemoryRecv {
+    fn drop(&mut self) {
+        self.0.change(|pipe| {
+            if !pipe.finished {
+                pipe.stopped = pipe.stopped.or(Some(None));
+            }
+        });
+    }
+}
+
+/// The client's end of what it sends.
+#[derive(Debug)]
+pub(crate) struct ClientSend(SharedPipe);
+
+impl ClientSend {
+    /// Hands over everything, waiting for credit.
+    pub(crate) async fn write(&self, bytes: impl Into<Bytes>) {
+        soon(write(&self.0, bytes.into())).await.expect("the gateway takes it");
+    }
+
+    /// Hands over what there is room for; whether that was all.
+    pub(crate) fn try_write(&self, bytes: impl Into<Bytes>) -> bool {
+        let mut chunk = bytes.into();
+        self.0.change(|pipe| pipe.put(&mut chunk)) == Some(Ok(()))
+    }
+
+    pub(crate) fn finish(&self) {
+        self.0.change(|pipe| pipe.finished = true);
+    }
+
+    pub(crate) fn reset(&self, code: u32) {
+        self.0.change(|pipe| pipe.reset(Some(code)));
+    }
+
+    /// Makes the gateway's next use of the stream panic.
+    pub(crate) fn poison(&self) {
+        self.0.change(|pipe| pipe.poisoned = true);
+    }
+
+    /// The code with which the gateway asks to stop.
+    pub(crate) async fn stopped(&self) -> Option<u32> {
+        soon(self.0.wait(|pipe| pipe.stopped)).await
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.0.look().stopped.is_some()
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.0.look().abandoned
+    }
+
+    /// Bytes that the gateway has not read.
+    pub(crate) fn unread(&self) -> usize {
+        self.0.look().held
+    }
+}
+
+/// How the gateway ended what it sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum SeenEnd {
+    Finished,
+    Reset(Option<u32>),
+}
+
+/// The client's end of what it receives.
+#[derive(Debug)]
+pub(crate) struct ClientRecv(SharedPipe);
+
+impl ClientRecv {
+    /// All bytes up to the end, and the end.
+    pub(crate) async fn read_to_end(&self) -> (Vec<u8>, SeenEnd) {
+        let mut all = Vec::new();
+        loop {
+            let next = |pipe: &mut Pipe| match pipe.pop() {
+                Some(chunk) => Some(Ok(chunk)),
+                None => pipe.end().map(Err),
+            };
+            match soon(self.0.wait(next)).await {
+                Ok(chunk) => all.extend_from_slice(&chunk),
+                Err(end) => return (all, end),
+            }
+        }
+    }
+
+    /// Exactly so many bytes.
+    pub(crate) async fn read_exact(&self, bytes: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while all.len() < bytes {
+            let chunk = soon(self.0.wait(Pipe::pop)).await;
+            all.extend_from_slice(&chunk);
+        }
+        assert_eq!(all.len(), bytes, "more came than was asked for");
+        all
+    }
+
+    /// The code with which the gateway reset the stream.
+    pub(crate) async fn reset(&self) -> Option<u32> {
+        soon(self.0.wait(|pipe| pipe.reset)).await
+    }
+
+    pub(crate) fn stop(&self, code: u32) {
+        self.0.change(|pipe| {
+            pipe.stopped = Some(Some(code));
+            while pipe.pop().is_some() {}
+        });
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.0.look().abandoned
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.0.look().finished
+    }
+
+    /// Waits until the gateway has to wait for credit.
+    pub(crate) async fn blocked(&self) {
+        soon(self.0.wait(|pipe| pipe.blocked.then_some(()))).await;
+    }
+}
+
+/// What the gateway did with a session.
+#[derive(Debug, Default)]
+struct SessionState {
+    refused: Option<Refusal>,
+    accepted: bool,
+    end: Option<ClientEnd>,
+    drained: bool,
+    closed: Option<(u32, String)>,
+    dropped: bool,
+    poisoned: bool,
+    drain_blocks: bool,
+}
+
+/// The way for datagrams.
+#[derive(Debug)]
+struct DatagramState {
+    queue: VecDeque<Bytes>,
+    room: usize,
+    max_payload: Option<usize>,
+}
+
+/// What stands before each payload.
+const PREFIX: &[u8] = &[0x40, 0x07];
+
+/// The gateway's way for datagrams to the client.
+#[derive(Clone, Debug)]
+pub(crate) struct MemoryDatagrams(Arc<Shared<DatagramState>>);
+
+impl DatagramState {
+    fn put(&mut self, framed: Bytes) -> Result<(), DatagramError> {
+        match self.max_payload {
+            None => Err(DatagramError::Closed),
+            Some(most) if framed.len() - PREFIX.len() > most => Err(DatagramError::TooLarge),
+            Some(_) if self.queue.len() >= self.room => Err(DatagramError::Full(framed)),
+            Some(_) => {
+                self.queue.push_back(framed);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Datagrams for MemoryDatagrams {
+    fn prefix(&self) -> &[u8] {
+        PREFIX
+    }
+
+    fn max_payload(&self) -> Option<usize> {
+        self.0.look().max_payload
+    }
+
+    fn try_send(&self, framed: Bytes) -> Result<(), DatagramError> {
+        self.0.change(|state| state.put(framed))
+    }
+
+    async fn send(&self, framed: Bytes) -> Result<(), DatagramError> {
+        self.0
+            .wait(|state| match state.put(framed.clone()) {
+                Err(DatagramError::Full(_)) => None,
+                result => Some(result),
+            })
+            .await
+    }
+}
+
+/// The gateway's end of a session request.
+#[derive(Debug)]
+pub(crate) struct MemoryRequest {
+    head: RequestHead,
+    client: MemoryClient,
+}
+
+/// The gateway's end of a session.
+#[derive(Debug)]
+pub(crate) struct MemorySession(MemoryClient);
+
+impl SessionRequest for MemoryRequest {
+    type Session = MemorySession;
+
+    fn head(&self) -> &RequestHead {
+        &self.head
+    }
+
+    fn datagrams(&self) -> MemoryDatagrams {
+        self.client.datagrams.clone()
+    }
+
+    async fn accept(
+        self,
+        events: Arc<dyn SessionEvents<MemorySession>>,
+    ) -> Result<MemorySession, ClientEnd> {
+        *self.client.events.lock().unwrap() = Some(events);
+        self.client.session.change(|state| state.accepted = true);
+        Ok(MemorySession(self.client))
+    }
+
+    async fn refuse(self, why: Refusal) {
+        self.client.session.change(|state| state.refused = Some(why));
+    }
+}
+
+impl Session for MemorySession {
+    type Send = MemorySend;
+    type Recv = MemoryRecv;
+    type Datagrams = MemoryDatagrams;
+
+    async fn ended(&mut self) -> ClientEnd {
+        self.0
+            .session
+            .wait(|state| {
+                assert!(!state.poisoned, "a test wants this panic");
+                state.end.clone()
+            })
+            .await
+    }
+
+    async fn drain(&mut self) {
+        self.0.session.change(|state| state.drained = true);
+        self.0.session.wait(|state| (!state.drain_blocks).then_some(())).await;
+    }
+
+    async fn close(self, code: u32, reason: &str) {
+        self.0.session.change(|state| state.closed = Some((code, reason.to_owned())));
+    }
+}
+
+impl Drop for MemorySession {
+    fn drop(&mut self) {
+        self.0.session.change(|state| state.dropped = true);
+    }
+}
+
+type Events = Arc<dyn SessionEvents<MemorySession>>;
+
+/// The client's end of a session. Clones are the same client.
+#[derive(Clone)]
+pub(crate) struct MemoryClient {
+    session: Arc<Shared<SessionState>>,
+    datagrams: MemoryDatagrams,
+    events: Arc<Mutex<Option<Events>>>,
+    pipes: Arc<Mutex<Vec<SharedPipe>>>,
+}
+
+impl std::fmt::Debug for MemoryClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryClient").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+/// Credit of a stream, each way.
+pub(crate) const CREDIT: usize = 256 * 1024;
+
+impl MemoryClient {
+    /// A request for this path, and the client that made it.
+    pub(crate) fn asking(path: &str) -> (MemoryRequest, Self) {
+        let head = RequestHead {
+            authority: "gateway.test".into(),
+            path: path.into(),
+            query: Some("token=secret".into()),
+            origin: Some("https://play.test".into()),
+            client: "192.0.2.1:50000".parse().unwrap(),
+            local: "203.0.113.9:443".parse().ok(),
+            dialect: "draft02",
+        };
+        let datagrams = DatagramState { queue: VecDeque::new(), room: 64, max_payload: Some(1200) };
+        let datagrams = Shared { state: Mutex::new(datagrams), changed: Notify::new() };
+        let client = Self {
+            session: Arc::default(),
+            datagrams: MemoryDatagrams(Arc::new(datagrams)),
+            events: Arc::default(),
+            pipes: Arc::default(),
+        };
+        (MemoryRequest { head, client: client.clone() }, client)
+    }
+
+    /// Waits until the session is accepted.
+    pub(crate) async fn accepted(&self) {
+        soon(self.session.wait(|state| state.accepted.then_some(()))).await;
+    }
+
+    /// Waits until the session is refused.
+    pub(crate) async fn refused(&self) -> Refusal {
+        soon(self.session.wait(|state| state.refused)).await
+    }
+
+    fn events(&self) -> Events {
+        Arc::clone(self.events.lock().unwrap().as_ref().expect("the session is accepted"))
+    }
+
+    fn pipe(&self) -> SharedPipe {
+        let pipe = pipe(CREDIT);
+        self.pipes.lock().unwrap().push(Arc::clone(&pipe));
+        pipe
+    }
+
+    /// Opens a bidirectional stream.
+    pub(crate) fn open_bidi(&self) -> (ClientSend, ClientRecv) {
+        let (up, down) = (self.pipe(), self.pipe());
+        let (send, recv) = (MemorySend(Arc::clone(&down)), MemoryRecv(Arc::clone(&up)));
+        self.events().bidi(send, recv);
+        (ClientSend(up), ClientRecv(down))
+    }
+
+    /// Opens a unidirectional stream.
+    pub(crate) fn open_uni(&self) -> ClientSend {
+        let up = self.pipe();
+        self.events().uni(MemoryRecv(Arc::clone(&up)));
+        ClientSend(up)
+    }
+
+    /// Streams that the gateway counts as open.
+    pub(crate) fn open_bidi_streams(&self) -> u64 {
+        self.events().open_bidi_streams()
+    }
+
+    /// Sends a datagram.
+    pub(crate) fn send_datagram(&self, payload: &'static [u8]) {
+        self.events().datagram(Bytes::from_static(payload));
+    }
+
+    /// The payload of the next datagram.
+    pub(crate) async fn datagram(&self) -> Bytes {
+        let framed = soon(self.datagrams.0.wait(|state| state.queue.pop_front())).await;
+        assert_eq!(&framed[..PREFIX.len()], PREFIX);
+        framed.slice(PREFIX.len()..)
+    }
+
+    /// How many datagrams may wait for the client, and how large they may be.
+    pub(crate) fn take_datagrams(&self, room: usize, max_payload: Option<usize>) {
+        self.datagrams.0.change(|state| (state.room, state.max_payload) = (room, max_payload));
+    }
+
+    /// Closes the session.
+    pub(crate) fn close(&self, code: u32, reason: &str) {
+        self.end(ClientEnd::Closed { code, reason: reason.to_owned() });
+    }
+
+    /// Ends the session in any way.
+    pub(crate) fn end(&self, end: ClientEnd) {
+        self.session.change(|state| state.end = Some(end));
+    }
+
+    /// Goes away with its connection.
+    pub(crate) fn lose_connection(&self) {
+        for pipe in self.pipes.lock().unwrap().iter() {
+            pipe.change(|pipe| pipe.lost = true);
+        }
+        self.end(ClientEnd::ConnectionLost);
+    }
+
+    /// Makes the session's task panic.
+    pub(crate) fn poison(&self) {
+        self.session.change(|state| state.poisoned = true);
+    }
+
+    /// Takes nothing more on the session's own stream, so that the request to end stays half said.
+    pub(crate) fn block_drain(&self) {
+        self.session.change(|state| state.drain_blocks = true);
+    }
+
+    /// Waits until the gateway asks to end.
+    pub(crate) async fn asked_to_end(&self) {
+        soon(self.session.wait(|state| state.drained.then_some(()))).await;
+    }
+
+    /// Code and reason with which the gateway closed the session.
+    pub(crate) async fn closed(&self) -> (u32, String) {
+        soon(self.session.wait(|state| state.closed.clone())).await
+    }
+
+    /// Whether the gateway told the client of the end.
+    pub(crate) fn was_told(&self) -> bool {
+        self.session.look().closed.is_some()
+    }
+}
