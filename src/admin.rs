@@ -1,0 +1,277 @@
+//! The admin listener: metrics and health over plain HTTP.
+//!
+//! It looks on and changes nothing: what it tells comes from [`Metrics`] and [`Lifecycle`]. It stays
+//! up while the process drains, so that the end can be watched, and is stopped last and on its own.
+//! It has no access control; keep it on loopback or behind a firewall.
+//!
+//! Which library speaks HTTP is hidden in `http`, whose small server others may use for pages of
+//! their own.
+
+mod http;
+
+use std::{io, net::SocketAddr};
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+pub use self::http::{Answer, Get, HttpListener, HttpServer, Pages};
+use crate::{lifecycle::Lifecycle, metrics::Metrics};
+
+/// The admin listener, bound but not serving yet.
+#[derive(Debug)]
+pub struct Admin {
+    listener: HttpListener,
+    bound_at: Instant,
+}
+
+impl Admin {
+    /// Binds `address`; port 0 takes a free one. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self { listener: HttpListener::bind(address)?, bound_at: Instant::now() })
+    }
+
+    /// The address, with its real port.
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address()
+    }
+
+    /// Serves until the returned server is stopped, which the drain of `watched` does not do.
+    ///
+    /// `sample` runs before each rendering of the metrics: it brings up to date the numbers that
+    /// nobody counts by the way, such as the kernel's drops.
+    pub fn run(
+        self,
+        watched: Lifecycle,
+        metrics: Metrics,
+        sample: impl Fn() + Send + Sync + 'static,
+    ) -> HttpServer {
+        let view = View { watched, metrics, sample, since: self.bound_at };
+        self.listener.serve(move |get: &Get<'_>| view.answer(get))
+    }
+}
+
+/// What the pages are made of.
+struct View<S> {
+    watched: Lifecycle,
+    metrics: Metrics,
+    sample: S,
+    since: Instant,
+}
+
+impl<S: Fn()> View<S> {
+    fn answer(&self, get: &Get<'_>) -> Answer {
+        match get.path {
+            "/" => Answer::text(INDEX),
+            "/metrics" => {
+                (self.sample)();
+                Answer::ok(PROMETHEUS_TEXT, self.metrics.render())
+            }
+            // Whoever reads this has reached the control thread, and that is all it promises.
+            "/livez" => Answer::text("ok\n"),
+            "/readyz" => self.ready(get),
+            "/healthz" => Answer::ok("application/json", self.health()),
+            _ => Answer::not_found(),
+        }
+    }
+
+    fn ready(&self, get: &Get<'_>) -> Answer {
+        let stage = Stage::of(&self.watched);
+        let text = if get.query.split('&').any(|q| q == "verbose" || q.starts_with("verbose=")) {
+            stage.checks()
+        } else {
+            format!("{}\n", stage.word())
+        };
+        if stage == Stage::Ready { Answer::text(text) } else { Answer::unavailable(text) }
+    }
+
+    fn health(&self) -> String {
+        let stage = Stage::of(&self.watched);
+        let health = Health {
+            status: stage.word(),
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_seconds: self.since.elapsed().as_secs(),
+            sessions: self.metrics.open_sessions(),
+            draining: stage == Stage::Draining,
+        };
+        let mut text = serde_json::to_string(&health).expect("words and numbers are JSON");
+        text.push('\n');
+        text
+    }
+}
+
+const INDEX: &str = "\
+tidegate admin
+
+/metrics          Prometheus text format
+/livez            200 while the process runs
+/readyz           200 while new clients are welcome, else 503; ?verbose lists the checks
+/healthz          summary in JSON, always 200
+";
+
+/// The version is part of the type's name (Prometheus exposition formats).
+const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The body of `/healthz`.
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+    version: &'static str,
+    uptime_seconds: u64,
+    sessions: u64,
+    draining: bool,
+}
+
+/// Whether new clients are welcome, and if not, why.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    Starting,
+    Ready,
+    Draining,
+}
+
+impl Stage {
+    fn of(lifecycle: &Lifecycle) -> Self {
+        if lifecycle.is_stopping() {
+            Self::Draining
+        } else if lifecycle.is_ready() {
+            Self::Ready
+        } else {
+            Self::Starting
+        }
+    }
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ok",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// One line per check, in the manner of Kubernetes' own components.
+    fn checks(self) -> String {
+        let mark = |good| if good { "[+]" } else { "[-]" };
+        format!(
+            "{} started\n{} not draining\n{}\n",
+            mark(self != Self::Starting),
+            mark(self != Self::Draining),
+            self.word(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    static SAMPLES: AtomicU64 = AtomicU64::new(0);
+
+    struct Running {
+        server: HttpServer,
+        lifecycle: Lifecycle,
+        metrics: Metrics,
+    }
+
+    fn admin() -> Running {
+        let (lifecycle, metrics) = (Lifecycle::new(), Metrics::new());
+        let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let sample = || _ = SAMPLES.fetch_add(1, Ordering::Relaxed);
+        let server = admin.run(lifecycle.clone(), metrics.clone(), sample);
+        Running { server, lifecycle, metrics }
+    }
+
+    impl Running {
+        /// Status, headers and body of one GET.
+        async fn get(&self, target: &str) -> (u16, String, String) {
+            let mut stream = TcpStream::connect(self.server.address()).await.unwrap();
+            let request = format!("GET {target} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+            (status, head.to_owned(), body.to_owned())
+        }
+    }
+
+    #[tokio::test]
+    async fn metrics_are_sampled_and_rendered_for_prometheus() {
+        let admin = admin();
+        let route = admin.metrics.route("game");
+        let _open = route.session_opened("draft02");
+        let before = SAMPLES.load(Ordering::Relaxed);
+
+        let (status, head, body) = admin.get("/metrics").await;
+
+        assert_eq!(status, 200);
+        assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+        assert!(body.contains("tidegate_sessions{route=\"game\"} 1\n"), "{body}");
+        assert!(SAMPLES.load(Ordering::Relaxed) > before);
+    }
+
+    #[tokio::test]
+    async fn readiness_follows_the_lifecycle_and_liveness_does_not() {
+        let admin = admin();
+        let latch = admin.lifecycle.latch();
+        let answer = |(status, _, body): (u16, String, String)| (status, body);
+        assert_eq!(answer(admin.get("/readyz").await), (503, "starting\n".into()));
+
+        drop(latch);
+        assert_eq!(answer(admin.get("/readyz").await), (200, "ok\n".into()));
+
+        admin.lifecycle.begin_stop();
+        assert_eq!(answer(admin.get("/readyz").await), (503, "draining\n".into()));
+        let verbose = "[+] started\n[-] not draining\ndraining\n";
+        assert_eq!(answer(admin.get("/readyz?verbose").await), (503, verbose.into()));
+        assert_eq!(answer(admin.get("/livez").await), (200, "ok\n".into()));
+    }
+
+    /// Whoever watches a drain needs the numbers until the last session is gone.
+    #[tokio::test]
+    async fn the_admin_outlives_drain_and_kill() {
+        let admin = admin();
+        admin.lifecycle.begin_kill();
+        admin.lifecycle.all_tasks_ended().await;
+        assert_eq!(admin.get("/metrics").await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn the_summary_tells_sessions_and_stage() {
+        let admin = admin();
+        let (game, chat) = (admin.metrics.route("game"), admin.metrics.route("chat"));
+        let _open = [&game, &game, &chat].map(|route| route.session_opened("draft02"));
+        admin.lifecycle.begin_drain();
+
+        let (status, head, body) = admin.get("/healthz").await;
+
+        assert_eq!(status, 200);
+        assert!(head.contains("content-type: application/json"), "{head}");
+        let health: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(health["status"], "draining");
+        assert_eq!(health["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(health["sessions"], 3);
+        assert_eq!(health["draining"], true);
+        assert!(health["uptime_seconds"].is_u64());
+    }
+
+    #[tokio::test]
+    async fn the_index_lists_the_endpoints_and_the_rest_is_not_found() {
+        let admin = admin();
+        let (status, _, body) = admin.get("/").await;
+        assert_eq!(status, 200);
+        for endpoint in ["/metrics", "/livez", "/readyz", "/healthz"] {
+            assert!(body.contains(endpoint), "{body}");
+        }
+        assert_eq!(admin.get("/admin").await.0, 404);
+    }
+}
