@@ -12,7 +12,8 @@ mod trust;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{EndpointConfig, TokioRuntime, crypto::rustls::QuicClientConfig};
+use socket2::{Domain, Protocol, Socket, Type};
 
 pub use self::{
     connection::{Connection, Refused, RequestOptions},
@@ -21,13 +22,11 @@ pub use self::{
     trust::Trust,
 };
 
-/// How long a connection may take to be made.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
-
 /// Where the client's connections begin: a UDP socket. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     quic: quinn::Endpoint,
+    connect_timeout: Duration,
 }
 
 /// How a client's connections behave.
@@ -35,12 +34,17 @@ pub struct Endpoint {
 pub struct Options {
     /// Which servers to believe.
     pub trust: Trust,
+    /// How long a connection may take to be made.
+    pub connect_timeout: Duration,
     /// Silence after which a connection is given up.
     pub idle_timeout: Duration,
     /// Streams of each kind that the server may open at once.
     pub max_incoming_streams: u32,
     /// Bytes of datagrams that are kept for the application, per connection.
     pub datagram_receive_buffer: usize,
+    /// Bytes that the kernel is asked to hold for the socket, each way. It grants what its limits allow
+    /// (`net.core.rmem_max`) and says nothing when that is less.
+    pub socket_buffer: usize,
 }
 
 impl Options {
@@ -48,9 +52,11 @@ impl Options {
     pub fn new(trust: Trust) -> Self {
         Self {
             trust,
+            connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),
             max_incoming_streams: 100,
             datagram_receive_buffer: 1024 * 1024,
+            socket_buffer: 4 * 1024 * 1024,
         }
     }
 }
@@ -61,9 +67,11 @@ impl Endpoint {
     /// # Errors
     /// What the system said, or that the trust cannot be used.
     pub fn bind(local: SocketAddr, options: &Options) -> io::Result<Self> {
-        let mut quic = quinn::Endpoint::client(local)?;
+        let socket = socket(local, options.socket_buffer)?;
+        let runtime = Arc::new(TokioRuntime);
+        let mut quic = quinn::Endpoint::new(EndpointConfig::default(), None, socket, runtime)?;
         quic.set_default_client_config(client_config(options)?);
-        Ok(Self { quic })
+        Ok(Self { quic, connect_timeout: options.connect_timeout })
     }
 
     /// The socket's address.
@@ -92,7 +100,7 @@ impl Endpoint {
         server_name: &str,
     ) -> Result<Connection, ConnectError> {
         let connecting = self.quic.connect(server, server_name)?;
-        let quic = tokio::time::timeout(CONNECT_PATIENCE, connecting)
+        let quic = tokio::time::timeout(self.connect_timeout, connecting)
             .await
             .map_err(|_elapsed| ConnectError::TimedOut)??;
         Connection::begin(quic).await
@@ -115,11 +123,23 @@ pub enum ConnectError {
     #[error("connection failed")]
     Connection(#[from] quinn::ConnectionError),
     /// The server did not answer in time.
-    #[error("the server did not answer in {} s", CONNECT_PATIENCE.as_secs())]
+    #[error("the server did not answer in time")]
     TimedOut,
     /// The server speaks HTTP/3 but not WebTransport.
     #[error("the server does not offer WebTransport")]
     NotWebTransport,
+}
+
+fn socket(local: SocketAddr, buffer: usize) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+    if local.is_ipv6() {
+        // Not every system has sockets for both families; then it is for one of them.
+        _ = socket.set_only_v6(false);
+    }
+    socket.set_recv_buffer_size(buffer)?;
+    socket.set_send_buffer_size(buffer)?;
+    socket.bind(&local.into())?;
+    Ok(socket.into())
 }
 
 fn client_config(options: &Options) -> io::Result<quinn::ClientConfig> {

@@ -1,33 +1,136 @@
 //! Assembly: binds everything, runs everything, stops everything. The one room that knows all others.
+//!
+//! Two steps, so that addresses are known and files are read before anything serves:
+//! [`Gateway::bind`], then [`Gateway::start`]. The workers and their connections belong to one
+//! [`Lifecycle`], which drains; the control side (admin, name resolution) outlives it, so that the
+//! drain can be watched to its end.
 
-use std::net::SocketAddr;
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
+
+use tokio::time::{sleep, timeout};
+use tracing::info;
 
 use crate::{
-    config::Config,
-    edge::{BoundAddress, CertificateInfo},
+    admin::{Admin, HttpServer},
+    backend::Backends,
+    config::{self, Config},
+    edge::{Accepted, BoundAddress, CertificateInfo, Edge, EdgeError, Workers},
     lifecycle::Lifecycle,
     metrics::Metrics,
+    route::RouteTable,
+    session::{self, SessionContext, Tables},
+    webtransport,
 };
 
 /// A gateway whose sockets are bound and whose files are read, but which does not serve yet.
 #[derive(Debug)]
 pub struct Gateway {
     config: Config,
+    metrics: Metrics,
+    edge: Edge,
+    admin: Option<Admin>,
+    backends: Arc<Backends>,
 }
 
 impl Gateway {
-    /// Binds every socket and reads every file that the configuration names.
+    /// Binds every socket, reads every file and resolves every name in the configuration. Must be called
+    /// on the runtime of the control side.
     ///
     /// # Errors
-    /// What could not be bound or read.
+    /// What could not be bound or read. A name that does not resolve is no error: it may later.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
-        Ok(Self { config })
+        let metrics = Metrics::new();
+        let edge = Edge::bind(&config, &metrics)?;
+        let admin = config.admin.as_ref().map(|admin| {
+            Admin::bind(admin.listen).map_err(|source| StartError::Bind {
+                what: "admin".to_owned(),
+                address: admin.listen,
+                source,
+            })
+        });
+        let backends = Arc::new(Backends::new(&config.backends, &metrics));
+        backends.resolve().await;
+        Ok(Self { metrics, edge, admin: admin.transpose()?, backends, config })
     }
 
     /// Starts to serve: workers on threads of their own, the control side on this runtime.
-    pub fn start(self) -> Running {
-        todo!("{:?}", self.config)
+    ///
+    /// # Errors
+    /// That the system gave no threads.
+    pub fn start(self) -> Result<Running, StartError> {
+        let Self { config, metrics, edge, admin, backends } = self;
+        let (lifecycle, control) = (Lifecycle::new(), Lifecycle::new());
+        let tables = Tables {
+            routes: RouteTable::new(&config.routes, &metrics),
+            backends: Arc::clone(&backends),
+        };
+        let sessions = config.limits.sessions;
+        let context = SessionContext::new(tables, sessions, lifecycle.clone(), metrics.clone());
+        let context = Arc::new(context);
+
+        let addresses = edge.addresses().to_vec();
+        let certificates = edge.certificates().to_vec();
+        let services = services(&config, &addresses, &lifecycle, &metrics);
+        let serve = {
+            let context = Arc::clone(&context);
+            move |accepted| serve(accepted, Arc::clone(&services), Arc::clone(&context))
+        };
+        let workers = edge.start(&lifecycle, serve)?;
+
+        control.spawn(backends.resolve_loop(control.clone()));
+        let admin = admin.map(|admin| {
+            let sampler = workers.sampler();
+            admin.run(lifecycle.clone(), metrics.clone(), move || sampler.sample())
+        });
+        let drain = config.drain;
+        Ok(Running {
+            addresses,
+            certificates,
+            admin,
+            metrics,
+            lifecycle,
+            control,
+            workers,
+            context,
+            drain,
+        })
     }
+}
+
+/// What each listener's connections are served with, by its name.
+type Services = Arc<HashMap<SocketAddr, Arc<webtransport::Service>>>;
+
+fn services(
+    config: &Config,
+    addresses: &[BoundAddress],
+    lifecycle: &Lifecycle,
+    metrics: &Metrics,
+) -> Services {
+    let service = |bound: &BoundAddress| {
+        let listener = config.listeners.iter().find(|l| l.name == bound.listener)?;
+        let service = webtransport::Service {
+            header_bytes: config.limits.header_bytes.0,
+            early_streams: config.limits.early_streams as usize,
+            early_datagrams: config.limits.early_datagrams as usize,
+            timeouts: config.timeouts.clone(),
+            initial_bidi_streams: listener.transport.initial_bidi_streams.into(),
+            local: bound.address,
+            lifecycle: lifecycle.clone(),
+            metrics: metrics.clone(),
+        };
+        Some((bound.address, Arc::new(service)))
+    };
+    Arc::new(addresses.iter().filter_map(service).collect())
+}
+
+/// Serves one connection, on its worker.
+async fn serve(accepted: Accepted, services: Services, context: Arc<SessionContext>) {
+    let Some(service) = services.get(&accepted.address).cloned() else { return };
+    let lifecycle = service.lifecycle.clone();
+    let on_request = move |request| {
+        lifecycle.spawn(session::run(request, Arc::clone(&context)));
+    };
+    webtransport::serve(accepted.connection, service, on_request).await;
 }
 
 /// Why the gateway could not start.
@@ -42,7 +145,7 @@ pub enum StartError {
         address: SocketAddr,
         /// What the system said.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A certificate or key cannot be used: exit code 78.
     #[error("listener {listener}: {message}")]
@@ -59,8 +162,28 @@ pub enum StartError {
         what: String,
         /// What the system said.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
+}
+
+impl From<EdgeError> for StartError {
+    fn from(error: EdgeError) -> Self {
+        match error {
+            EdgeError::Bind { listener, address, source } => {
+                Self::Bind { what: format!("listener {listener}"), address, source }
+            }
+            EdgeError::Certificate { listener, source } => {
+                Self::Certificate { listener, message: chain(&source) }
+            }
+            EdgeError::System { what, source } => Self::System { what: what.to_owned(), source },
+        }
+    }
+}
+
+/// An error with all that is behind it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }
 
 /// A gateway that serves.
@@ -68,9 +191,14 @@ pub enum StartError {
 pub struct Running {
     addresses: Vec<BoundAddress>,
     certificates: Vec<CertificateInfo>,
-    admin: Option<SocketAddr>,
+    admin: Option<HttpServer>,
     metrics: Metrics,
     lifecycle: Lifecycle,
+    /// What must outlive the drain.
+    control: Lifecycle,
+    workers: Workers,
+    context: Arc<SessionContext>,
+    drain: config::Drain,
 }
 
 impl Running {
@@ -86,7 +214,7 @@ impl Running {
 
     /// The admin listener's address, with its real port.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin
+        self.admin.as_ref().map(HttpServer::address)
     }
 
     /// Every number of this gateway.
@@ -102,8 +230,43 @@ impl Running {
     /// Drains as configured, then ends what is left. When `hurry` resolves, the rest of the waiting is
     /// skipped.
     pub async fn shut_down(self, hurry: impl Future<Output = ()>) -> Drained {
-        hurry.await;
-        todo!()
+        let is_patient = tokio::select! {
+            () = self.drain() => true,
+            () = hurry => false,
+        };
+        if is_patient {
+            self.lifecycle.begin_kill();
+        } else {
+            self.lifecycle.hurry();
+        }
+        self.lifecycle.all_tasks_ended().await;
+        let drained = Drained { cut: self.context.cut_sessions() };
+
+        self.workers.stop().await;
+        self.control.begin_kill();
+        self.control.all_tasks_ended().await;
+        if let Some(admin) = self.admin {
+            admin.stop().await;
+        }
+        drained
+    }
+
+    /// The patient part: resolves when every session has ended or the grace is over.
+    async fn drain(&self) {
+        let config::Drain { delay, grace } = self.drain;
+        self.lifecycle.begin_stop();
+        self.metrics.set_draining();
+        info!(?delay, "Not ready any more; new clients are still accepted.");
+        sleep(delay).await;
+
+        self.lifecycle.begin_drain();
+        info!(
+            ?grace,
+            sessions = self.metrics.open_sessions(),
+            "Draining: nothing new is accepted."
+        );
+        // Past it, what is left is ended.
+        _ = timeout(grace, self.lifecycle.all_tasks_ended()).await;
     }
 }
 

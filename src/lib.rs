@@ -1,14 +1,61 @@
 //! tidegate: a WebTransport-to-TCP/UDP reverse proxy gateway.
+//!
+//! Browsers and native clients speak WebTransport (HTTP/3, QUIC) to it; behind it stand TCP and UDP
+//! servers that know nothing of QUIC. This library is the gateway; the programs `tidegate` and
+//! `tidegate-load` are thin.
+//!
+//! # The walk of a session
+//!
+//! A UDP packet reaches a worker's socket and endpoint ([`edge`]: admit, ask for proof of the address, or
+//! refuse). The handshake done, HTTP/3 runs on the connection ([`webtransport`]) and yields a session
+//! request. The path and the origin pick a route ([`route`]). The session room ([`session`]) checks limits,
+//! picks an endpoint and accepts or refuses. Each stream of the client's gets a bridge to a TCP
+//! connection, all datagrams one to a UDP socket ([`bridge`], [`backend`]). When the session ends, it has one
+//! reason ([`reason`]), in one log line and one counter.
+//!
+//! Beside the walk: [`metrics`] handles travel in the route, [`lifecycle`] owns every task, [`admin`] looks
+//! on, [`gateway`] puts all of it together from a [`config`].
+//!
+//! # Rooms
+//!
+//! | room | what it does | outside library that it alone names |
+//! | --- | --- | --- |
+//! | [`gateway`] | assembly: bind all, run all, stop all | |
+//! | [`config`] | text to valid settings, every problem at once | serde, toml |
+//! | [`edge`] | workers, sockets, steering, connection ids, TLS, admission | quinn, rustls, socket2 |
+//! | [`webtransport`] | QUIC connection to session requests to sessions | h3 and its family |
+//! | [`route`] | path and origin to a route or a refusal | |
+//! | [`session`] | one session's life: limits, deadlines, why it ended | |
+//! | [`bridge`] | bytes and datagrams both ways, with every ending and every loss | |
+//! | [`backend`] | name to endpoint to connection | |
+//! | [`transport`] | the client leg as session, bridge and backend know it | |
+//! | [`admin`] | metrics and health over HTTP | hyper |
+//! | [`metrics`] | every metric, by name | prometheus |
+//! | [`reason`] | the closed lists of reasons | |
+//! | [`lifecycle`] | readiness, drain, kill, waiting for tasks | tokio-util's tracker |
+//! | [`client`] | a WebTransport client for the load generator and the tests | quinn, rustls |
+//!
+//! Imports go downwards: gateway to edge, session and admin; those to bridge, route; those to webtransport,
+//! backend; those to transport, config, metrics, reason and lifecycle, which import nothing but each other's
+//! plain types. `clippy` holds the borders to the outside libraries.
 
+#[allow(clippy::disallowed_types, reason = "owns hyper")]
+pub mod admin;
+#[allow(clippy::disallowed_types, reason = "owns the sockets to backends")]
+pub mod backend;
+pub mod bridge;
 #[allow(clippy::disallowed_types, reason = "owns quinn and rustls on the client side")]
 pub mod client;
 pub mod config;
+#[allow(clippy::disallowed_types, reason = "owns quinn, rustls and socket2")]
 pub mod edge;
 pub mod gateway;
 pub mod lifecycle;
 #[allow(clippy::disallowed_types, reason = "owns prometheus")]
 pub mod metrics;
 pub mod reason;
+pub mod route;
+pub mod session;
 pub mod transport;
 #[allow(clippy::disallowed_types, reason = "owns h3, and quinn's streams with edge and client")]
 pub mod webtransport;

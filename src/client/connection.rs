@@ -255,6 +255,10 @@ impl Inbound {
                 _ = poll_fn(|cx| h3.poll_close(cx)) => break,
             }
         }
+        // Nothing comes any more, and who waits for it shall know.
+        if let Some(shared) = self.shared.upgrade() {
+            shared.lock().clear();
+        }
     }
 
     fn stream(&self, opened: Opened) {

@@ -32,6 +32,8 @@ pub enum Closed {
     Reset(u64),
     /// The connection is gone.
     Lost,
+    /// This side closed it, and the server did not answer in time.
+    Unanswered,
 }
 
 /// Streams and datagrams that the server sends, as the connection's task hands them over.
@@ -177,7 +179,7 @@ impl Session {
             _ = connect.finish().await;
             self.closed().await
         };
-        tokio::time::timeout(CLOSE_PATIENCE, told).await.unwrap_or(Closed::Lost)
+        tokio::time::timeout(CLOSE_PATIENCE, told).await.unwrap_or(Closed::Unanswered)
     }
 
     /// Writes raw bytes into a DATA frame of the CONNECT stream: what tests want to say.

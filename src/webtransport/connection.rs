@@ -102,6 +102,7 @@ pub async fn serve(
             patience: service.timeouts.early,
         }),
         lost: service.metrics.unrouted_losses(),
+        datagrams_read: 0,
         bidi_credit: service.initial_bidi_streams,
         seen: Seen::default(),
         settings: Arc::new(settings),
@@ -117,6 +118,7 @@ pub async fn serve(
         service,
     };
     connection.run(&mut h3, on_request).await;
+    connection.count_overflow();
 }
 
 /// The state of a connection's task.
@@ -128,6 +130,7 @@ struct Connection {
     requests: mpsc::Sender<RequestStream>,
     registry: Registry,
     lost: Reasons<Loss>,
+    datagrams_read: u64,
     bidi_credit: u64,
     seen: Seen,
     settings: SettingsSlot,
@@ -288,6 +291,7 @@ impl Connection {
     }
 
     fn datagram(&mut self, datagram: Bytes) {
+        self.datagrams_read += 1;
         let Some((session, payload)) = datagram::parse(datagram) else {
             return self.close(error::H3_DATAGRAM_ERROR, b"bad datagram");
         };
@@ -296,6 +300,13 @@ impl Connection {
             DatagramFate::Early => self.lost.inc(Loss::Early),
             DatagramFate::Gone => self.lost.inc(Loss::SessionEnded),
         }
+    }
+
+    /// Counts the datagrams that quinn had no room for: it loses the oldest without a word, but counts
+    /// all that came.
+    fn count_overflow(&self) {
+        let came = self.context.quic.stats().frame_rx.datagram;
+        self.lost.add(Loss::ReceiveOverflow, came.saturating_sub(self.datagrams_read));
     }
 
     fn refused(&self, why: Refusal) {

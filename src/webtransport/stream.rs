@@ -3,7 +3,14 @@
 //! quinn finishes a stream that is dropped; these reset it, so that a bridge that dies cannot make a
 //! cut transfer look whole.
 
+use std::{
+    pin::pin,
+    sync::Arc,
+    task::{Context, Wake, Waker},
+};
+
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 
 use super::codes::{self, error};
 use crate::{
@@ -18,11 +25,26 @@ pub struct RecvStream {
     /// What was read with the stream's head.
     first: Bytes,
     ended: bool,
+    watch: Option<Arc<Watch>>,
+}
+
+/// Wakes whoever waits for the end of a stream.
+///
+/// quinn 0.11 keeps the waker of a wait for a reset that was given up, if the stream's last bytes had
+/// come before, until the connection ends. So it gets this small one, which lets go of the task when
+/// the stream is done with.
+#[derive(Debug, Default)]
+struct Watch(AtomicWaker);
+
+impl Wake for Watch {
+    fn wake(self: Arc<Self>) {
+        self.0.wake();
+    }
 }
 
 impl RecvStream {
     pub(crate) fn new(stream: quinn::RecvStream, first: Bytes) -> Self {
-        Self { stream, first, ended: false }
+        Self { stream, first, ended: false, watch: None }
     }
 
     /// Ends the stream with a code of the protocol's own.
@@ -65,7 +87,14 @@ impl transport::RecvStream for RecvStream {
         if self.ended {
             return std::future::pending().await;
         }
-        match self.stream.received_reset().await {
+        let watch = Arc::clone(self.watch.get_or_insert_default());
+        let waker = Waker::from(Arc::clone(&watch));
+        let received = std::future::poll_fn(|cx| {
+            watch.0.register(cx.waker());
+            // Polled anew each time: quinn keeps nothing in the future but a reference.
+            pin!(self.stream.received_reset()).poll(&mut Context::from_waker(&waker))
+        });
+        match received.await {
             Ok(Some(code)) => RecvError::Reset(codes::from_http3(code.into())),
             // All data has arrived: the client cannot reset the stream any more.
             Ok(None) => std::future::pending().await,
@@ -84,6 +113,9 @@ impl transport::RecvStream for RecvStream {
 
 impl Drop for RecvStream {
     fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.0.take();
+        }
         self.end(codes::to_http3(StreamEnd::Internal.code()));
     }
 }

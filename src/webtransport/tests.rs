@@ -257,3 +257,19 @@ async fn a_connection_without_sessions_is_closed_after_the_linger() {
     assert_eq!(close.error_code.into_inner(), 0x100);
     assert!(!server.lifecycle.is_draining());
 }
+
+/// Nothing that a client waits for may wait for ever.
+#[tokio::test]
+async fn a_client_that_waits_learns_that_the_connection_is_gone() {
+    let server = server();
+    let session = server.session("/echo").await.unwrap();
+    let waits = async {
+        tokio::join!(session.read_datagram(), session.accept_uni(), session.accept_bidi())
+    };
+    session.quic().close(super::no_error(), b"");
+
+    let told = timeout(Duration::from_secs(10), waits).await.unwrap();
+
+    assert!(matches!(told, (None, None, None)), "{told:?}");
+    assert_eq!(session.closed().await, Closed::Lost);
+}
