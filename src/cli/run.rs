@@ -1,0 +1,71 @@
+//! `tidegate run`: the gateway as a file says.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, ValueEnum};
+use tidegate::{
+    config::{Config, RoutePath, Segment},
+    gateway::Gateway,
+};
+
+use super::{Failure, LogOptions, announce, announce::Facts, descriptors, logging, serve};
+
+#[derive(Args, Debug)]
+pub(crate) struct Run {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+    /// Print one line on stdout once everything serves: URL, certificate hash, admin address, pid
+    #[arg(long, value_name = "FORMAT")]
+    print: Option<Print>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Print {
+    /// One JSON object
+    Json,
+}
+
+impl Run {
+    pub(crate) async fn execute(self, log: &LogOptions) -> Result<ExitCode, Failure> {
+        let config = Config::read(&self.config)?;
+        logging::start(log, &config.log)?;
+        descriptors::raise_for(&config);
+        let path = config.routes.iter().find_map(|r| plain_path(&r.path));
+        let signals = serve::Signals::new()?;
+
+        let running = Gateway::bind(config).await?.start()?;
+        announce::log(&running);
+        serve::until_stopped(running, signals, |running| match self.print {
+            Some(Print::Json) => super::print(&Facts::of(running, path.as_deref()).json()),
+            None => Ok(()),
+        })
+        .await
+    }
+}
+
+/// The path as a client would write it, if every segment is fixed.
+fn plain_path(path: &RoutePath) -> Option<String> {
+    let segments: Option<String> = path
+        .segments
+        .iter()
+        .map(|segment| match segment {
+            Segment::Literal(text) => Some(format!("/{text}")),
+            Segment::Capture(_) | Segment::Rest(_) => None,
+        })
+        .collect();
+    segments.map(|path| if path.is_empty() { "/".to_owned() } else { path })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_fixed_paths_are_announced() {
+        let literal = |text: &str| Segment::Literal(text.into());
+        let plain = |segments| plain_path(&RoutePath { segments });
+        assert_eq!(plain(vec![literal("a"), literal("b")]).as_deref(), Some("/a/b"));
+        assert_eq!(plain(vec![literal("a"), Segment::Capture("room".into())]), None);
+    }
+}
