@@ -1,0 +1,616 @@
+//! The program as an operator meets it: arguments, files, output, signals and exit codes of the real
+//! `tidegate`, each started as a process of its own.
+//!
+//! Ports are the system's choice, and the program says which it got. Nothing sleeps: tests wait for a
+//! line that the program writes, or for what they expect to see, with a deadline. A program that a test
+//! leaves behind is killed.
+
+#![allow(clippy::disallowed_methods, reason = "tests spawn backends of their own")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
+
+use std::{
+    fs,
+    net::{SocketAddr, UdpSocket},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tidegate::{
+    client::{self, Closed, RequestOptions, Session, StreamError, Trust},
+    reason::StreamEnd,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
+    net::{TcpListener, TcpStream},
+    process::{Child, ChildStderr, ChildStdout, Command},
+    time::{sleep, timeout},
+};
+
+/// How long anything that is expected may take, on a machine with other things to do.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+mod what_it_says {
+    use super::*;
+
+    #[tokio::test]
+    async fn version_help_and_completions_go_to_stdout() {
+        for (arguments, wanted) in [
+            (&["--version"][..], concat!("tidegate ", env!("CARGO_PKG_VERSION"), "\n")),
+            (&["--help"], "78   bad configuration or certificate"),
+            (&["run", "--help"], "--config <FILE>"),
+            (&["completions", "bash"], "complete -F _tidegate"),
+        ] {
+            let Output { status, stdout, stderr } = tidegate(arguments).await;
+            let stdout = text(stdout);
+            assert!(stdout.contains(wanted), "{arguments:?} says\n{stdout}");
+            assert_eq!((status.code(), text(stderr).as_str()), (Some(0), ""), "{arguments:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bad_command_line_exits_with_2_and_shows_what_is_wrong() {
+        for (arguments, wanted) in [
+            (&[][..], "Usage: tidegate"),
+            (&["--colour"], "'--colour'"),
+            (&["run"], "--config <FILE>"),
+            (&["dev", "--listen", "nowhere"], "'--listen <ADDR>'"),
+            (&["dev", "--log", "a=loud"], "--log: bad log filter \"a=loud\""),
+            (&["cert", "new", "--out", "x", "--name", "a b"], "'--name <NAME>...'"),
+        ] {
+            let Output { status, stdout, stderr } = tidegate(arguments).await;
+            let stderr = text(stderr);
+            assert!(stderr.contains(wanted), "{arguments:?} says\n{stderr}");
+            assert_eq!((status.code(), text(stdout).as_str()), (Some(2), ""), "{arguments:?}");
+        }
+    }
+}
+
+mod check {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_good_file_is_shown_as_it_is_understood_and_that_is_a_good_file_again() {
+        let dir = Dir::new("check-good");
+        let file = dir.write("good.toml", &Setup::default().toml());
+
+        let first = tidegate(&["check", "-c", &file]).await;
+        assert_eq!((first.status.code(), text(first.stderr).as_str()), (Some(0), ""));
+        let shown = text(first.stdout);
+        assert!(shown.contains("idle_timeout = \"45s\""), "no defaults are shown in\n{shown}");
+
+        let again = dir.write("again.toml", &shown);
+        let second = tidegate(&["check", "-c", &again]).await;
+        assert_eq!((second.status.code(), text(second.stdout)), (Some(0), shown));
+    }
+
+    #[tokio::test]
+    async fn every_problem_of_a_bad_file_is_named_with_its_place() {
+        let dir = Dir::new("check-bad");
+        let bad = r#"version = 1
+[[listener]]
+qic = ["127.0.0.1:4433"]
+self_signed = ["localhost"]
+[[route]]
+path = "game"
+origins = "any"
+backend = "game"
+datagram_ttl = "100"
+[backend.gane]
+endpoints = [{ tcp = "127.0.0.1:0" }]
+"#;
+        let file = dir.write("bad.toml", bad);
+
+        let Output { status, stdout, stderr } = tidegate(&["check", "-c", &file]).await;
+
+        assert_eq!((status.code(), text(stdout).as_str()), (Some(78), ""));
+        let stderr = text(stderr);
+        let said: Vec<&str> = stderr.lines().collect();
+        let wanted = [
+            "2: listener[0].quic: is missing",
+            "3: listener[0].qic: unknown key; did you mean `quic`?",
+            "6: route[0].path: ",
+            "8: route[0].backend: no backend is named \"game\"; did you mean \"gane\"?",
+            "9: route[0].datagram_ttl: \"100\" is no duration",
+            "11: backend.gane.endpoints[0].tcp: \"127.0.0.1:0\" has port 0",
+        ];
+        for (said, wanted) in said.iter().zip(wanted) {
+            let wanted = format!("{file}:{wanted}");
+            assert!(said.starts_with(&wanted), "{wanted:?} is not said in\n{stderr}");
+        }
+        assert_eq!(said.len(), wanted.len(), "{stderr}");
+    }
+}
+
+mod run {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_exits_with_71_and_is_named() {
+        let dir = Dir::new("run-taken");
+        let holder = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let taken = holder.local_addr().unwrap();
+        let file = dir.write("taken.toml", &Setup { quic: taken, ..Setup::default() }.toml());
+
+        let Output { status, stdout, stderr } = tidegate(&["run", "-c", &file]).await;
+
+        let stderr = text(stderr);
+        let wanted = format!("tidegate: cannot start: cannot bind listener edge {taken}: Address");
+        assert!(stderr.contains(&wanted), "{stderr}");
+        assert_eq!((status.code(), text(stdout).as_str()), (Some(71), ""));
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_cannot_be_used_exits_with_78_and_is_named() {
+        let dir = Dir::new("run-certificate");
+        dir.write("cut.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n");
+        let certificate = r#"certificates = [{ chain = "cut.pem", key = "cut.pem" }]"#;
+        let setup = Setup { certificate: certificate.to_owned(), ..Setup::default() };
+        let file = dir.write("cut.toml", &setup.toml());
+
+        let Output { status, stdout, stderr } = tidegate(&["run", "-c", &file]).await;
+
+        let stderr = text(stderr);
+        assert!(stderr.contains("listener edge: cannot read"), "{stderr}");
+        assert!(stderr.contains("cut.pem"), "{stderr}");
+        assert_eq!((status.code(), text(stdout).as_str()), (Some(78), ""));
+    }
+
+    /// The line an operator looks for when somebody asks what became of a session.
+    #[tokio::test]
+    async fn a_drain_that_cuts_sessions_exits_with_4_and_logs_each_with_its_numbers() {
+        let (_dir, mut gateway) = running("run-cut", "delay = \"0s\"\ngrace = \"200ms\"").await;
+        let session = gateway.session("/game").await;
+        echoes_stream(&session, b"four score").await;
+        echoes_datagram(&session, b"seven").await;
+
+        gateway.signal("TERM").await;
+
+        let closed = soon(session.closed()).await;
+        assert_eq!(closed, Closed::ByServer { code: 1, reason: "drain_deadline".to_owned() });
+        let ended = gateway.logged("Session ended.").await;
+        for (field, wanted) in [
+            ("route", Value::from("game")),
+            ("side", "operator".into()),
+            ("reason", "drain_deadline".into()),
+            ("bytes_up", 10.into()),
+            ("bytes_down", 10.into()),
+            ("datagrams_up", 1.into()),
+            ("datagrams_down", 1.into()),
+            ("datagrams_lost", 0.into()),
+        ] {
+            assert_eq!(ended[field], wanted, "{field} in {ended}");
+        }
+        assert!(ended["session_id"].as_str().is_some_and(|id| !id.is_empty()), "{ended}");
+        assert!(ended["duration_ms"].as_u64().is_some_and(|ms| ms >= 200), "{ended}");
+        let stopped = gateway.logged("Stopped. Sessions that had not ended were cut.").await;
+        assert_eq!(stopped["cut"], 1, "{stopped}");
+        assert_eq!(gateway.exit_code().await, 4);
+    }
+
+    #[tokio::test]
+    async fn a_second_signal_stops_at_once() {
+        let (_dir, mut gateway) = running("run-hurry", "delay = \"0s\"\ngrace = \"1h\"").await;
+        let session = gateway.session("/game").await;
+
+        gateway.signal("TERM").await;
+        assert!(soon(session.draining()).await, "the client was told");
+        gateway.signal("TERM").await;
+
+        let closed = soon(session.closed()).await;
+        assert_eq!(closed, Closed::ByServer { code: 2, reason: "killed".to_owned() });
+        assert_eq!(gateway.logged("Session ended.").await["reason"], "killed");
+        assert_eq!(gateway.exit_code().await, 4);
+    }
+
+    #[tokio::test]
+    async fn a_drain_is_not_ready_first_and_still_accepts_for_its_delay() {
+        let (_dir, mut gateway) = running("run-delay", "delay = \"1h\"\ngrace = \"1h\"").await;
+        assert_eq!(gateway.get("/readyz").await, (200, "ok\n".to_owned()));
+
+        gateway.signal("TERM").await;
+        gateway.logged("Not ready any more; new clients are still accepted.").await;
+
+        assert_eq!(gateway.get("/readyz").await, (503, "draining\n".to_owned()));
+        assert_eq!(gateway.get("/livez").await.0, 200);
+        let session = gateway.session("/game").await;
+        echoes_stream(&session, b"still welcome").await;
+
+        session.close(0, "").await;
+        gateway.logged("Session ended.").await;
+        gateway.signal("TERM").await;
+        assert_eq!(gateway.exit_code().await, 0);
+    }
+}
+
+mod dev {
+    use super::*;
+
+    const ANYWHERE: [&str; 9] = [
+        "dev",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--playground",
+        "127.0.0.1:0",
+        "--print",
+        "json",
+    ];
+
+    #[tokio::test]
+    async fn one_line_tells_where_everything_is_and_sessions_reach_both_backends() {
+        let mut dev = Program::start(&ANYWHERE).await;
+        assert_eq!(dev.facts.as_object().unwrap().len(), 6, "{}", dev.facts);
+        assert_eq!(dev.facts["pid"], dev.child.id().unwrap());
+        assert_eq!(dev.facts["url"], format!("https://{}/echo", dev.quic()));
+        let page = get(&dev.fact("playground").replace("localhost", "127.0.0.1"), "/").await;
+        assert!(page.1.contains("new WebTransport("), "{page:?}");
+
+        let both = dev.session("/echo").await;
+        echoes_stream(&both, b"0123456789").await;
+        echoes_datagram(&both, b"0123").await;
+        let streams = dev.session("/tcp").await;
+        echoes_stream(&streams, b"tcp").await;
+        let datagrams = dev.session("/udp").await;
+        echoes_datagram(&datagrams, b"udp").await;
+        let (_send, mut recv) = soon(datagrams.open_bidi()).await.unwrap();
+        let refused = soon(recv.read()).await;
+        assert_eq!(refused, Err(StreamError::Ended(StreamEnd::Refused.code())));
+
+        for series in [
+            r#"tidegate_sessions{route="echo"} 1"#,
+            r#"tidegate_sessions{route="tcp"} 1"#,
+            r#"tidegate_sessions{route="udp"} 1"#,
+            r#"tidegate_streams_total{kind="bidi",route="echo"} 1"#,
+            r#"tidegate_stream_ends_total{reason="refused",route="udp"} 1"#,
+            r#"tidegate_stream_bytes_total{direction="client_to_backend",route="echo"} 10"#,
+            r#"tidegate_stream_bytes_total{direction="backend_to_client",route="echo"} 10"#,
+            r#"tidegate_datagrams_total{direction="client_to_backend",route="udp"} 1"#,
+            r#"tidegate_datagram_bytes_total{direction="backend_to_client",route="echo"} 4"#,
+        ] {
+            dev.shows(series).await;
+        }
+
+        for session in [both, streams, datagrams] {
+            session.close(0, "").await;
+        }
+        dev.shows(r#"tidegate_sessions{route="echo"} 0"#).await;
+        dev.signal("TERM").await;
+        assert_eq!(soon(dev.stdout.next_line()).await.unwrap(), None, "stdout has one line");
+        assert_eq!(dev.exit_code().await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_taken_address_exits_with_71_and_names_the_flag_to_change() {
+        let first = Program::start(&ANYWHERE).await;
+        let quic = first.quic().to_string();
+        let tcp =
+            |fact| first.fact(fact).rsplit_once(':').map(|(_, port)| format!("127.0.0.1:{port}"));
+        for (flag, taken) in [
+            ("--listen", quic),
+            ("--admin", tcp("admin").unwrap()),
+            ("--playground", tcp("playground").unwrap()),
+        ] {
+            let mut arguments = ANYWHERE;
+            let at = arguments.iter().position(|argument| *argument == flag).unwrap();
+            arguments[at + 1] = &taken;
+
+            let Output { status, stdout, stderr } = tidegate(&arguments).await;
+
+            let stderr = text(stderr);
+            let wanted = format!("cannot bind {taken}; choose another address with {flag},");
+            assert!(stderr.contains(&wanted), "{stderr}");
+            assert_eq!((status.code(), text(stdout).as_str()), (Some(71), ""));
+        }
+    }
+}
+
+mod cert {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_new_certificate_is_served_and_known_by_the_hash_that_was_printed() {
+        let dir = Dir::new("cert-served");
+        let out = dir.path("made/here");
+        let names = ["--name", "localhost", "--name", "127.0.0.1"];
+        let made = tidegate(&[&["cert", "new", "--out", &out][..], &names].concat()).await;
+        assert_eq!((made.status.code(), text(made.stderr).as_str()), (Some(0), ""));
+        let made = text(made.stdout);
+        let chain = dir.path("made/here/fullchain.pem");
+        let mode = |file: &str| fs::metadata(dir.path(file)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode("made/here/privkey.pem"), 0o600, "others can read the key");
+
+        let hashed = text(tidegate(&["cert", "hash", &chain]).await.stdout);
+        let (same, not_after) = made.split_at(hashed.len());
+        assert_eq!(same, hashed);
+        assert!(not_after.starts_with("not_after  20") && not_after.ends_with("Z\n"), "{made}");
+
+        let certificate = r#"certificates = [{ chain = "made/here/fullchain.pem", key = "made/here/privkey.pem" }]"#;
+        let setup = Setup { certificate: certificate.to_owned(), ..Setup::default() };
+        let file = dir.write("made.toml", &setup.toml());
+        let gateway = Program::start(&["run", "-c", &file, "--print", "json"]).await;
+        let (hex, base64) = (gateway.fact("cert_hash_hex"), gateway.fact("cert_hash_base64"));
+        assert_eq!(hashed, format!("hex        {hex}\nbase64     {base64}\n"));
+        // The client believes this hash alone.
+        gateway.connect().await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_exists_is_never_overwritten() {
+        for existing in ["privkey.pem", "fullchain.pem"] {
+            let dir = Dir::new(&format!("cert-kept-{existing}"));
+            let kept = dir.write(existing, "precious");
+
+            let arguments = ["cert", "new", "--name", "localhost", "--out", &dir.path(".")];
+            let Output { status, stdout, stderr } = tidegate(&arguments).await;
+
+            let stderr = text(stderr);
+            assert!(stderr.contains(existing) && stderr.contains("File exists"), "{stderr}");
+            assert_eq!((status.code(), text(stdout).as_str()), (Some(1), ""));
+            assert_eq!(fs::read_to_string(&kept).unwrap(), "precious");
+            assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 1, "half of a pair was left");
+        }
+    }
+}
+
+/// Waits for what is expected.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    timeout(DEADLINE, what).await.expect("what was expected did not come in time")
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap()
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    // What whoever runs the tests has set must not show in them.
+    command.args(arguments).env_remove("TIDEGATE_LOG").kill_on_drop(true);
+    command
+}
+
+/// Runs the program to its end.
+async fn tidegate(arguments: &[&str]) -> Output {
+    soon(command(arguments).output()).await.unwrap()
+}
+
+/// A gateway that serves, as a process.
+struct Program {
+    child: Child,
+    stdout: Lines<BufReader<ChildStdout>>,
+    log: Lines<BufReader<ChildStderr>>,
+    /// What it has printed about itself.
+    facts: Value,
+}
+
+impl Program {
+    /// Starts it and waits for the line that says where it is.
+    async fn start(arguments: &[&str]) -> Self {
+        let mut command = command(arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
+        let log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let line = soon(stdout.next_line()).await.unwrap();
+        let facts = serde_json::from_str(&line.expect("it ended before it served")).unwrap();
+        Self { child, stdout, log, facts }
+    }
+
+    fn fact(&self, name: &str) -> &str {
+        self.facts[name].as_str().unwrap()
+    }
+
+    fn quic(&self) -> SocketAddr {
+        let (address, _path) =
+            self.fact("url").strip_prefix("https://").unwrap().split_once('/').unwrap();
+        address.parse().unwrap()
+    }
+
+    /// A connection with a client that believes the announced hash and nothing else.
+    async fn connect(&self) -> client::Connection {
+        let options = client::Options::new(Trust::Hashes(vec![unhex(self.fact("cert_hash_hex"))]));
+        let endpoint = client::Endpoint::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap();
+        soon(endpoint.connect(self.quic(), "localhost")).await.unwrap()
+    }
+
+    /// A session on a connection of its own.
+    async fn session(&self, path: &str) -> Session {
+        let (connection, url) = (self.connect().await, format!("https://{}{path}", self.quic()));
+        soon(connection.open_session(&url, &RequestOptions::default())).await.unwrap()
+    }
+
+    /// What its admin listener answers.
+    async fn get(&self, path: &str) -> (u16, String) {
+        get(self.fact("admin"), path).await
+    }
+
+    /// Waits until `/metrics` has a line.
+    async fn shows(&self, series: &str) {
+        let until_shown = async {
+            while !self.get("/metrics").await.1.lines().any(|line| line == series) {
+                // Nothing tells when a metric changes, so it is looked at again and again.
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        if timeout(DEADLINE, until_shown).await.is_err() {
+            panic!("no {series} in\n{}", self.get("/metrics").await.1);
+        }
+    }
+
+    /// Waits for a line of the log with this message.
+    async fn logged(&mut self, message: &str) -> Value {
+        let mut seen = String::new();
+        while let Some(line) = soon(self.log.next_line()).await.unwrap() {
+            let entry: Value = serde_json::from_str(&line).unwrap();
+            if entry["message"] == message {
+                return entry;
+            }
+            seen = seen + &line + "\n";
+        }
+        panic!("{message:?} is not logged in\n{seen}");
+    }
+
+    async fn signal(&self, name: &str) {
+        let pid = self.child.id().unwrap();
+        let sent = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().await;
+        assert!(sent.unwrap().success());
+    }
+
+    async fn exit_code(mut self) -> i32 {
+        soon(self.child.wait()).await.unwrap().code().expect("it ended by itself")
+    }
+}
+
+/// The status and the body of an answer to plain HTTP.
+async fn get(url: &str, path: &str) -> (u16, String) {
+    let address = url.strip_prefix("http://").unwrap();
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let answer = soon(exchange).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+fn unhex(text: &str) -> [u8; 32] {
+    assert_eq!(text.len(), 64, "{text}");
+    std::array::from_fn(|i| u8::from_str_radix(text.get(2 * i..2 * i + 2).unwrap(), 16).unwrap())
+}
+
+async fn echoes_stream(session: &Session, words: &[u8]) {
+    let (mut send, mut recv) = soon(session.open_bidi()).await.unwrap();
+    send.write(words).await.unwrap();
+    send.finish();
+    assert_eq!(soon(recv.read_to_end(1000)).await.unwrap(), words);
+}
+
+async fn echoes_datagram(session: &Session, words: &[u8]) {
+    session.send_datagram(words).unwrap();
+    assert_eq!(soon(session.read_datagram()).await.unwrap(), words);
+}
+
+/// A gateway on a file with one route, `/game`, to echo servers. The folder holds the file.
+async fn running(name: &str, drain: &str) -> (Dir, Program) {
+    let dir = Dir::new(name);
+    let (tcp, udp) = (echo_tcp().await, echo_udp().await);
+    let setup = Setup { tcp, udp, drain: drain.to_owned(), ..Setup::default() };
+    let file = dir.write("tidegate.toml", &setup.toml());
+    let program = Program::start(&["run", "-c", &file, "--print", "json"]).await;
+    (dir, program)
+}
+
+/// What a test's configuration file says.
+struct Setup {
+    quic: SocketAddr,
+    certificate: String,
+    drain: String,
+    tcp: SocketAddr,
+    udp: SocketAddr,
+}
+
+impl Default for Setup {
+    /// Nothing stands behind it.
+    fn default() -> Self {
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
+        Self {
+            quic: SocketAddr::from(([127, 0, 0, 1], 0)),
+            certificate: r#"self_signed = ["localhost"]"#.to_owned(),
+            drain: String::new(),
+            tcp: nobody,
+            udp: nobody,
+        }
+    }
+}
+
+impl Setup {
+    fn toml(&self) -> String {
+        let Self { quic, certificate, drain, tcp, udp } = self;
+        format!(
+            r#"version = 1
+[[listener]]
+name = "edge"
+quic = ["{quic}"]
+{certificate}
+[admin]
+listen = "127.0.0.1:0"
+[drain]
+{drain}
+[[route]]
+name = "game"
+path = "/game"
+origins = "any"
+backend = "game"
+[backend.game]
+endpoints = [{{ tcp = "{tcp}", udp = "{udp}" }}]
+"#
+        )
+    }
+}
+
+/// A folder that is removed at the end.
+struct Dir(PathBuf);
+
+impl Dir {
+    /// `name` must be this test's own.
+    fn new(name: &str) -> Self {
+        let unique = format!("cli-{name}-{}", std::process::id());
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique);
+        fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+
+    fn path(&self, file: &str) -> String {
+        self.0.join(file).to_str().unwrap().to_owned()
+    }
+
+    fn write(&self, file: &str, text: &str) -> String {
+        let path = self.path(file);
+        fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        // What is left lies in the build's folder and harms nobody.
+        _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A TCP server that sends back what it gets, and finishes when the other side has.
+async fn echo_tcp() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut rx, mut tx) = stream.split();
+                if tokio::io::copy(&mut rx, &mut tx).await.is_ok() {
+                    _ = tx.shutdown().await;
+                }
+            });
+        }
+    });
+    address
+}
+
+/// A UDP server that sends back what it gets.
+async fn echo_udp() -> SocketAddr {
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 2048];
+        while let Ok((n, from)) = socket.recv_from(&mut buffer).await {
+            _ = socket.send_to(&buffer[..n], from).await;
+        }
+    });
+    address
+}

@@ -1,0 +1,217 @@
+//! Clients that break the rules: the answer the specification wants, and nothing else is harmed.
+
+use std::time::Duration;
+
+use quinn::{ConnectionError, ReadError};
+use tidegate::client::{Connection, RequestOptions, Session};
+
+use crate::harness::{Setup, TestGateway, echo_tcp, echo_udp, soon};
+
+const H3_DATAGRAM_ERROR: u64 = 0x33;
+const H3_FRAME_UNEXPECTED: u64 = 0x105;
+const H3_EXCESSIVE_LOAD: u64 = 0x107;
+const H3_ID_ERROR: u64 = 0x108;
+const H3_REQUEST_INCOMPLETE: u64 = 0x10d;
+const WT_BUFFERED_STREAM_REJECTED: u64 = 0x3994_bd84;
+const WT_SESSION_GONE: u64 = 0x170d_7b68;
+
+/// 2^40 as a varint: what a length looks like that nobody means.
+const TEBIBYTE: [u8; 8] = [0xc0, 0, 0x01, 0, 0, 0, 0, 0];
+
+/// A gateway, a connection to it with a session, and another client's session that must not suffer.
+struct Scene {
+    gateway: TestGateway,
+    connection: Connection,
+    session: Session,
+    bystander: Session,
+}
+
+async fn scene() -> Scene {
+    scene_with("request = \"200ms\"").await
+}
+
+async fn scene_with(timeouts: &str) -> Scene {
+    let (tcp, udp) = (echo_tcp().await, echo_udp().await);
+    let setup = Setup::new().route("/echo", Some(tcp), Some(udp));
+    let gateway = setup
+        .tables(&format!("[timeouts]\n{timeouts}\nearly = \"200ms\"\n[limits]\nearly_streams = 4"))
+        .start()
+        .await;
+    let connection = gateway.connect().await;
+    let options = RequestOptions::default();
+    let session = connection.open_session(&gateway.url("/echo"), &options).await.unwrap();
+    let bystander = gateway.session("/echo").await;
+    Scene { gateway, connection, session, bystander }
+}
+
+impl Scene {
+    async fn leaves_others_unharmed(self) {
+        check(&self.bystander).await;
+        self.gateway.shut_down().await;
+    }
+
+    /// The code with which the gateway closes the connection.
+    async fn closes_with(&self) -> u64 {
+        match soon(self.connection.quic().closed()).await {
+            ConnectionError::ApplicationClosed(close) => close.error_code.into_inner(),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+async fn check(session: &Session) {
+    session.send_datagram(b"alive").unwrap();
+    assert_eq!(soon(session.read_datagram()).await.unwrap(), &b"alive"[..]);
+    let (mut send, mut recv) = soon(session.open_bidi()).await.unwrap();
+    send.write(b"alive").await.unwrap();
+    send.finish();
+    assert_eq!(soon(recv.read_to_end(10)).await.unwrap(), b"alive");
+}
+
+/// The code with which the gateway resets its half of a stream.
+async fn reset_code(recv: &mut quinn::RecvStream) -> u64 {
+    match soon(recv.read_chunk(10, true)).await {
+        Err(ReadError::Reset(code)) => code.into_inner(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_endless_header_section_costs_its_stream_alone() {
+    let scene = scene().await;
+    let (mut send, mut recv) = scene.connection.quic().open_bi().await.unwrap();
+    send.write_all(&[&[0x01][..], &TEBIBYTE].concat()).await.unwrap();
+    assert_eq!(reset_code(&mut recv).await, H3_EXCESSIVE_LOAD);
+    check(&scene.session).await;
+    scene.leaves_others_unharmed().await;
+}
+
+#[tokio::test]
+async fn an_endless_unknown_frame_is_not_held() {
+    // With time enough to say a lot.
+    let scene = scene_with("request = \"20s\"").await;
+    let (mut send, _recv) = scene.connection.quic().open_bi().await.unwrap();
+    send.write_all(&[&[0x21][..], &TEBIBYTE].concat()).await.unwrap();
+    let block = vec![0; 1024 * 1024];
+    let before = resident_bytes();
+    for _ in 0..64 {
+        soon(send.write_all(&block)).await.unwrap();
+    }
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 32 * 1024 * 1024, "grew by {grown} bytes");
+    check(&scene.session).await;
+    scene.leaves_others_unharmed().await;
+}
+
+/// Resident memory of this process, in which the gateway runs.
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[tokio::test]
+async fn a_stream_that_never_says_what_it_is_is_given_up() {
+    let scene = scene().await;
+    let (mut send, mut recv) = scene.connection.quic().open_bi().await.unwrap();
+    send.write_all(&[0x40]).await.unwrap();
+    assert_eq!(reset_code(&mut recv).await, H3_REQUEST_INCOMPLETE);
+    check(&scene.session).await;
+    scene.leaves_others_unharmed().await;
+}
+
+/// QUIC opens lower streams by implication; one that stays silent must not hold up the others.
+#[tokio::test]
+async fn a_silent_stream_blocks_no_other() {
+    let scene = scene().await;
+    let _silent = scene.connection.quic().open_bi().await.unwrap();
+    check(&scene.session).await;
+    scene.leaves_others_unharmed().await;
+}
+
+#[tokio::test]
+async fn a_session_id_that_no_session_can_have_costs_the_connection() {
+    for id in [1_u8, 2, 3] {
+        let scene = scene().await;
+        let mut send = scene.connection.quic().open_uni().await.unwrap();
+        send.write_all(&[0x40, 0x54, id]).await.unwrap();
+        assert_eq!(scene.closes_with().await, H3_ID_ERROR);
+        scene.gateway.session_ends("protocol_error", 1.0).await;
+        scene.leaves_others_unharmed().await;
+    }
+}
+
+#[tokio::test]
+async fn a_datagram_without_a_session_id_costs_the_connection() {
+    let scene = scene().await;
+    scene.connection.quic().send_datagram(Vec::new().into()).unwrap();
+    assert_eq!(scene.closes_with().await, H3_DATAGRAM_ERROR);
+    scene.leaves_others_unharmed().await;
+}
+
+#[tokio::test]
+async fn a_control_frame_on_a_request_stream_costs_the_connection() {
+    let scene = scene().await;
+    let (mut send, _recv) = scene.connection.quic().open_bi().await.unwrap();
+    send.write_all(&[0x04, 0x00]).await.unwrap();
+    assert_eq!(scene.closes_with().await, H3_FRAME_UNEXPECTED);
+    scene.leaves_others_unharmed().await;
+}
+
+#[tokio::test]
+async fn a_stream_of_an_ended_session_is_gone() {
+    let scene = scene().await;
+    let id = u8::try_from(scene.session.id()).unwrap();
+    let Scene { gateway, connection, session, bystander } = scene;
+    let options = RequestOptions::default();
+    let other = connection.open_session(&gateway.url("/echo"), &options).await.unwrap();
+    session.close(0, "").await;
+    let (mut send, mut recv) = connection.quic().open_bi().await.unwrap();
+    send.write_all(&[0x40, 0x41, id]).await.unwrap();
+    assert_eq!(reset_code(&mut recv).await, WT_SESSION_GONE);
+    check(&other).await;
+    check(&bystander).await;
+    gateway.shut_down().await;
+}
+
+#[tokio::test]
+async fn streams_for_sessions_that_never_come_are_rejected_in_time_and_number() {
+    let scene = scene().await;
+    let mut waiting = Vec::new();
+    // Session 0x3c is not asked for. Four streams may wait, the fifth may not.
+    for _ in 0..5 {
+        let (mut send, recv) = scene.connection.quic().open_bi().await.unwrap();
+        send.write_all(&[0x40, 0x41, 0x3c]).await.unwrap();
+        waiting.push((send, recv));
+    }
+    for (_, recv) in waiting.iter_mut().rev() {
+        assert_eq!(reset_code(recv).await, WT_BUFFERED_STREAM_REJECTED);
+    }
+    check(&scene.session).await;
+    scene.leaves_others_unharmed().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_asks_for_nothing_is_closed() {
+    let setup = Setup::new().route("/echo", None, Some(echo_udp().await));
+    let gateway = setup.tables("[timeouts]\nidle_connection = \"100ms\"").start().await;
+    let connection = gateway.connect().await;
+    let closed = soon(connection.quic().closed()).await;
+    let ConnectionError::ApplicationClosed(close) = closed else { panic!("{closed}") };
+    assert_eq!(close.error_code.into_inner(), 0x100);
+    gateway.shut_down().await;
+}
+
+/// Chromium leaves connections open after the last session; the gateway must not.
+#[tokio::test]
+async fn a_connection_is_closed_after_its_last_session() {
+    let gateway = TestGateway::echo().await;
+    let connection = gateway.connect().await;
+    let options = RequestOptions::default();
+    let session = connection.open_session(&gateway.url("/echo"), &options).await.unwrap();
+    let quic = session.quic().clone();
+    session.close(0, "").await;
+    let closed = tokio::time::timeout(Duration::from_secs(3), quic.closed()).await;
+    let Ok(ConnectionError::ApplicationClosed(close)) = closed else { panic!("{closed:?}") };
+    assert_eq!(close.error_code.into_inner(), 0x100);
+    gateway.shut_down().await;
+}

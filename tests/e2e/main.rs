@@ -1,0 +1,23 @@
+//! End-to-end tests: the whole gateway, real sockets on loopback, one file per behaviour.
+//!
+//! One binary, so that it is linked once. Ports are the system's choice; nothing sleeps: tests wait for
+//! what they expect, with a deadline. [`harness::TestGateway::shut_down`] fails a test that leaves
+//! something behind.
+
+#![allow(clippy::disallowed_methods, reason = "tests spawn backends of their own")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
+
+#[path = "../browser/browser.rs"]
+mod browser;
+mod browsers;
+mod datagrams;
+mod drain;
+mod endings;
+mod foreign;
+mod harness;
+#[allow(clippy::disallowed_types, reason = "breaks rules on QUIC streams that our client keeps")]
+mod hostile;
+mod limits;
+mod migration;
+mod routing;
+mod sessions;
