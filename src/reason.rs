@@ -69,6 +69,8 @@ reasons! {
     Refusal {
         /// The request breaks HTTP's or WebTransport's rules.
         BadRequest = "bad_request", Client;
+        /// The request's header section is larger than `limits.header_bytes`.
+        HeadersTooLarge = "headers_too_large", Client;
         /// The request's `:protocol` is not one that the gateway speaks.
         UnknownProtocol = "unknown_protocol", Client;
         /// The resource exists but takes no session.
@@ -102,6 +104,7 @@ impl Refusal {
             Self::OriginNotAllowed | Self::OriginMissing => 403,
             Self::NoRoute => 404,
             Self::NotWebTransport => 405,
+            Self::HeadersTooLarge => 431,
             Self::TooManySessions | Self::RouteFull | Self::BackendUnavailable | Self::Draining => {
                 503
             }

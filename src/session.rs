@@ -229,7 +229,9 @@ async fn live<S: Session>(mut session: S, bridges: &bridge::Context, lifecycle: 
     });
     // The bridges end by themselves; the client need not wait for them.
     bridges.end(end.why);
-    if end.why.side() != Side::Client {
+    if end.why.side() == Side::Client {
+        session.leave().await;
+    } else {
         session.close(end.why.code(), end.why.word()).await;
     }
     end

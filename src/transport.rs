@@ -75,6 +75,10 @@ pub trait Session: Send + 'static {
     /// Ends the session and tells the client why. `reason` is cut to what the protocol can carry.
     /// Resolves when the client knows, is gone, or took too long.
     fn close(self, code: u32, reason: &str) -> impl Future<Output = ()> + Send;
+
+    /// Lets go of a session that the client has ended, once the client has nothing more to say on it or
+    /// has taken too long: what it says after its own end is answered as the protocol wants.
+    fn leave(self) -> impl Future<Output = ()> + Send;
 }
 
 /// What a session does with what its client opens and sends.

@@ -25,6 +25,7 @@ use crate::{
         control, datagram,
         demux::{Demux, Opener, RequestContext},
         dialect::{self, Settings},
+        guard::Sender,
         head::{Kind, Opened, ReadHead},
     },
 };
@@ -90,6 +91,7 @@ impl Connection {
             notes: Arc::default(),
             mailbox: Arc::default(),
             max_section_bytes: MAX_SECTION_BYTES,
+            sender: Sender::Server,
         };
         let control_head = dialect::control_stream_head(MAX_SECTION_BYTES);
         let built = h3::client::builder()

@@ -497,6 +497,8 @@ impl Session for MemorySession {
     async fn close(self, code: u32, reason: &str) {
         self.0.session.change(|state| state.closed = Some((code, reason.to_owned())));
     }
+
+    async fn leave(self) {}
 }
 
 impl Drop for MemorySession {

@@ -16,6 +16,7 @@ use super::{
     datagram,
     demux::{Demux, RequestContext, RequestStream},
     dialect,
+    guard::Sender,
     head::{Kind, Opened, ReadHead},
     mailbox::{Mailbox, Note},
     registry::{DatagramFate, EarlyLimits, Registry},
@@ -75,6 +76,7 @@ pub async fn serve(
         notes: Arc::default(),
         mailbox: Arc::clone(&mailbox),
         max_section_bytes: service.header_bytes,
+        sender: Sender::Client,
     };
     let control_head = dialect::control_stream_head(service.header_bytes);
     let demux = Demux::new(context.clone(), demuxed, control_head);
@@ -323,7 +325,7 @@ impl Connection {
             }
             Note::Ended(session) => self.registry.gone(session),
             Note::Done(stream) => {
-                self.registry.gone(stream);
+                self.registry.answered(stream);
                 self.open_requests -= 1;
                 self.idle_from_now();
             }

@@ -10,8 +10,8 @@ use bytes::{Buf, Bytes};
 use tokio::sync::watch;
 
 use super::{
-    codes::{error, frame, stream},
-    dialect::Settings,
+    codes::{self, error, frame, stream},
+    dialect::{BadSettings, Settings},
     varint,
 };
 
@@ -55,7 +55,10 @@ async fn read_control(bytes: &mut Reader, slot: &SettingsSlot) -> Forever {
         (frame::SETTINGS, _) => return Err(Fault(error::H3_EXCESSIVE_LOAD)),
         _ => return Err(Fault(error::H3_MISSING_SETTINGS)),
     };
-    let settings = Settings::parse(&settings).map_err(|_bad| Fault(error::H3_SETTINGS_ERROR))?;
+    let settings = Settings::parse(&settings).map_err(|bad| match bad {
+        BadSettings::Cut => Fault(error::H3_FRAME_ERROR),
+        BadSettings::Forbidden => Fault(error::H3_SETTINGS_ERROR),
+    })?;
     slot.send_replace(Some(settings));
 
     let mut ids = Ids::default();
@@ -71,6 +74,8 @@ async fn read_control(bytes: &mut Reader, slot: &SettingsSlot) -> Forever {
             (frame::DATA | frame::HEADERS | frame::SETTINGS | frame::PUSH_PROMISE, _) => {
                 return Err(Fault(error::H3_FRAME_UNEXPECTED));
             }
+            // What begins a WebTransport stream is no frame (draft section 4.3).
+            (codes::STREAM_BIDI, _) => return Err(Fault(error::H3_FRAME_ERROR)),
             (kind, _) if frame::is_reserved(kind) => {
                 return Err(Fault(error::H3_FRAME_UNEXPECTED));
             }

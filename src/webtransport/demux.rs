@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 use super::{
     codes::{self, error},
-    guard::{FirstSection, Guard, Violation},
+    guard::{FirstSection, Guard, Sender, Violation},
     mailbox::{Mailbox, Note},
 };
 
@@ -32,7 +32,7 @@ const READ_BYTES: usize = 16 * 1024;
 /// The id that h3 is told for a stream that is never opened. Nothing is ever sent on it.
 const UNOPENED: u64 = 3;
 
-/// What a request's first field section said that h3 does not tell, by stream id.
+/// What a request's first field section was that h3 does not tell, by stream id.
 #[derive(Debug, Default)]
 pub(crate) struct Notes(Mutex<HashMap<u64, FirstSection>>);
 
@@ -54,6 +54,8 @@ pub(crate) struct RequestContext {
     pub(crate) notes: Arc<Notes>,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) max_section_bytes: u64,
+    /// Who is on the other side.
+    pub(crate) sender: Sender,
 }
 
 /// One connection, as h3 sees it.
@@ -253,11 +255,18 @@ impl RequestStream {
         recv: quinn::RecvStream,
         first: Bytes,
     ) -> Self {
-        let mut guard = Guard::new(context.max_section_bytes);
+        let mut guard = Guard::new(context.sender, context.max_section_bytes);
         guard.push(first);
         Self {
             send: RequestSend { stream: send, writing: None, ended: false },
-            recv: RequestRecv { context, stream: recv, guard, noted: false, ended: false },
+            recv: RequestRecv {
+                context,
+                stream: recv,
+                guard,
+                noted: false,
+                finished: false,
+                ended: false,
+            },
         }
     }
 }
@@ -325,6 +334,9 @@ pub(crate) struct RequestRecv {
     stream: quinn::RecvStream,
     guard: Guard,
     noted: bool,
+    /// Whether the client has said all.
+    finished: bool,
+    /// Whether no more comes, for any reason.
     ended: bool,
 }
 
@@ -355,14 +367,15 @@ impl RequestRecv {
             self.note();
             match guarded {
                 Ok(Some(bytes)) => return Poll::Ready(Ok(Some(bytes))),
-                Ok(None) if self.ended => return Poll::Ready(self.end()),
+                Ok(None) if self.finished => return Poll::Ready(self.end()),
+                Ok(None) if self.ended => return Poll::Ready(Ok(None)),
                 Ok(None) => {}
                 Err(violation) => return Poll::Ready(Err(self.punish(violation))),
             }
             // Polled anew each time: quinn keeps nothing in the future but a reference.
             match ready!(pin!(self.stream.read_chunk(READ_BYTES, true)).poll(cx)) {
                 Ok(Some(chunk)) => self.guard.push(chunk.bytes),
-                Ok(None) => self.ended = true,
+                Ok(None) => (self.finished, self.ended) = (true, true),
                 Err(error) => {
                     self.ended = true;
                     return Poll::Ready(Err(RecvEnd::Quic(read_error(error))));
@@ -371,7 +384,7 @@ impl RequestRecv {
         }
     }
 
-    /// Notes what the first field section said, once it has come.
+    /// Notes what the first field section was, once it has come.
     fn note(&mut self) {
         if !self.noted
             && let Some(section) = self.guard.first_section()

@@ -130,10 +130,16 @@ pub(crate) fn control_stream_head(max_field_section_bytes: u64) -> Bytes {
     head.freeze()
 }
 
-/// A SETTINGS frame that broke a rule (RFC 9114 section 7.2.4).
+/// A SETTINGS frame that broke a rule (RFC 9114 sections 7.1 and 7.2.4).
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("malformed SETTINGS")]
-pub(crate) struct BadSettings;
+pub(crate) enum BadSettings {
+    /// It ends within a setting.
+    #[error("SETTINGS cut within a setting")]
+    Cut,
+    /// It has a setting twice, or one that must not be, or a value that must not be.
+    #[error("forbidden setting")]
+    Forbidden,
+}
 
 /// What the client set.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -146,18 +152,19 @@ impl Settings {
     pub(crate) fn parse(mut payload: &[u8]) -> Result<Self, BadSettings> {
         let mut values = Vec::new();
         while !payload.is_empty() {
-            let id = varint::take(&mut payload).ok_or(BadSettings)?;
-            let value = varint::take(&mut payload).ok_or(BadSettings)?;
+            let id = varint::take(&mut payload).ok_or(BadSettings::Cut)?;
+            let value = varint::take(&mut payload).ok_or(BadSettings::Cut)?;
             let boolean = matches!(id, setting::ENABLE_CONNECT_PROTOCOL | setting::H3_DATAGRAM);
-            if setting::is_reserved(id) || (boolean && value > 1) {
-                return Err(BadSettings);
+            let is_double = values.iter().any(|(known, _)| *known == id);
+            if setting::is_reserved(id) || (boolean && value > 1) || is_double {
+                return Err(BadSettings::Forbidden);
             }
             values.push((id, value));
         }
         Ok(Self { values })
     }
 
-    /// The value of a setting; the first one, should it be there twice.
+    /// The value of a setting.
     fn get(&self, id: u64) -> Option<u64> {
         self.values.iter().find(|(i, _)| *i == id).map(|(_, value)| *value)
     }
@@ -221,9 +228,16 @@ mod tests {
 
     #[test]
     fn forbidden_and_cut_settings_are_errors() {
-        for payload in [&[0x02, 0x01][..], &[0x05, 0x01], &[0x08, 0x02], &[0x33, 0x02], &[0x08]] {
-            assert_eq!(Settings::parse(payload), Err(BadSettings), "{payload:x?}");
+        for payload in [
+            &[0x02, 0x01][..],
+            &[0x05, 0x01],
+            &[0x08, 0x02],
+            &[0x33, 0x02],
+            &[0x21, 0x01, 0x21, 0x01],
+        ] {
+            assert_eq!(Settings::parse(payload), Err(BadSettings::Forbidden), "{payload:x?}");
         }
+        assert_eq!(Settings::parse(&[0x08]), Err(BadSettings::Cut));
         assert!(Settings::parse(&[]).unwrap().values.is_empty());
     }
 

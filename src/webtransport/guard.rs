@@ -4,7 +4,8 @@
 //! and takes a further read from the stream for each frame that it already has. The guard follows the
 //! frames of a request stream (RFC 9114 section 7.1) and lets h3 see no more than one frame, or one
 //! piece of a DATA frame, at a time; a field section is held here, up to the configured size; frames of
-//! unknown types are skipped as they come.
+//! unknown types are skipped as they come. A request's fields are checked here too (`fields`), and so is
+//! the order of its frames: h3 would take trailers on a session's stream for its end.
 //!
 //! Pure: bytes in, bytes or a [`Violation`] out.
 
@@ -15,7 +16,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::{
     codes::{self, error, frame},
     dialect::Protocol,
-    qpack, varint,
+    fields,
+    qpack::{self, BadSection, Field},
+    varint,
 };
 
 /// A rule that was broken, and how far the consequence goes.
@@ -27,22 +30,51 @@ pub(crate) enum Violation {
     Connection(u64),
 }
 
-/// What the first field section said that h3 does not tell.
+/// What the first field section was that h3 does not tell.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct FirstSection {
-    /// The `:protocol`, if there was one.
-    pub(crate) protocol: Option<Protocol>,
+pub(crate) enum FirstSection {
+    /// A request, with its `:protocol` if there was one.
+    Request(Option<Protocol>),
+    /// A request that breaks HTTP's rules. h3 sees another in its place.
+    Malformed,
+    /// A request that is too large to be looked at. h3 sees another in its place.
+    TooLarge,
+    /// A response, which nothing is checked of.
+    Response,
+}
+
+/// Whose messages come on the stream.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Sender {
+    /// A client's: requests. They are checked.
+    Client,
+    /// A server's: responses.
+    Server,
 }
 
 /// Follows the frames of one request stream.
 #[derive(Debug)]
 pub(crate) struct Guard {
+    sender: Sender,
     max_section_bytes: u64,
-    /// Whether the first field section is still to come: only that one has a `:protocol` to read.
     first_section: Option<FirstSection>,
+    part: Part,
     state: State,
     /// What came and was not looked at.
     unread: VecDeque<Bytes>,
+}
+
+/// How much of a request has come (RFC 9114 section 4.1).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Part {
+    /// Nothing: a field section must be first.
+    Start,
+    /// The field section: content or trailers follow.
+    Content,
+    /// The field section of a CONNECT: only content follows (section 4.4).
+    Tunnel,
+    /// The trailers: nothing follows.
+    Trailers,
 }
 
 #[derive(Debug)]
@@ -59,10 +91,12 @@ enum State {
 
 impl Guard {
     /// At the start of a request stream.
-    pub(crate) fn new(max_section_bytes: u64) -> Self {
+    pub(crate) fn new(sender: Sender, max_section_bytes: u64) -> Self {
         Self {
+            sender,
             max_section_bytes,
             first_section: None,
+            part: Part::Start,
             state: State::Head(BytesMut::new()),
             unread: VecDeque::new(),
         }
@@ -75,7 +109,7 @@ impl Guard {
         }
     }
 
-    /// What the first field section said, once it has gone through.
+    /// What the first field section was, once it has gone through.
     pub(crate) fn first_section(&self) -> Option<FirstSection> {
         self.first_section
     }
@@ -131,59 +165,112 @@ impl Guard {
 
     /// Begins a frame; yields its head if h3 shall see it at once.
     fn begin(&mut self, kind: u64, length: u64, head: Bytes) -> Result<Option<Bytes>, Violation> {
-        let seen = match kind {
+        match kind {
             frame::DATA => {
+                self.expect(&[Part::Content, Part::Tunnel])?;
                 self.state = State::Data(length);
-                Some(head)
+                Ok(Some(head))
             }
             frame::HEADERS => {
-                let length = usize::try_from(length).unwrap_or(usize::MAX);
-                if length as u64 > self.max_section_bytes {
-                    return Err(Violation::Stream(error::H3_EXCESSIVE_LOAD));
-                }
-                // Grown as bytes come: a client that declares much and sends little costs little.
-                self.state = State::Section(length, BytesMut::new());
-                None
+                self.expect(&[Part::Start, Part::Content])?;
+                self.begin_section(length)
             }
             // A WebTransport stream says what it is with its first bytes and nowhere else (draft section
             // 4.3).
-            codes::STREAM_BIDI => return Err(Violation::Connection(error::H3_FRAME_ERROR)),
+            codes::STREAM_BIDI => Err(Violation::Connection(error::H3_FRAME_ERROR)),
             frame::SETTINGS
             | frame::PUSH_PROMISE
             | frame::GOAWAY
             | frame::MAX_PUSH_ID
-            | frame::CANCEL_PUSH => return Err(Violation::Connection(error::H3_FRAME_UNEXPECTED)),
-            kind if frame::is_reserved(kind) => {
-                return Err(Violation::Connection(error::H3_FRAME_UNEXPECTED));
-            }
+            | frame::CANCEL_PUSH => Err(UNEXPECTED),
+            kind if frame::is_reserved(kind) => Err(UNEXPECTED),
             _ => {
                 self.state = State::Skip(length);
-                None
+                Ok(None)
             }
-        };
-        Ok(seen)
+        }
+    }
+
+    /// Whether the next frame may come after what has come. h3 sees to the order of responses.
+    fn expect(&self, parts: &[Part]) -> Result<(), Violation> {
+        let may_come = self.sender == Sender::Server || parts.contains(&self.part);
+        if may_come { Ok(()) } else { Err(UNEXPECTED) }
+    }
+
+    fn begin_section(&mut self, length: u64) -> Result<Option<Bytes>, Violation> {
+        if length > self.max_section_bytes {
+            // Not held, whatever is still to come of it.
+            self.state = State::Skip(length);
+            return self.too_large().map(Some);
+        }
+        // Grown as bytes come: a client that declares much and sends little costs little.
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        self.state = State::Section(length, BytesMut::new());
+        Ok(None)
     }
 
     /// Puts a whole field section into a frame for h3.
     fn finish_section(&mut self, section: Bytes) -> Result<Bytes, Violation> {
-        let section = if self.first_section.is_none() {
-            let (section, protocol) = qpack::read_protocol(section).map_err(|bad| match bad {
-                qpack::BadSection::Undecodable => {
-                    Violation::Connection(error::QPACK_DECOMPRESSION_FAILED)
-                }
-                qpack::BadSection::TwoProtocols => Violation::Stream(error::H3_MESSAGE_ERROR),
-            })?;
-            self.first_section = Some(FirstSection { protocol });
-            section
-        } else {
-            section
+        if self.sender == Sender::Server {
+            self.first_section.get_or_insert(FirstSection::Response);
+            return Ok(in_frame(&section));
+        }
+        let fields = match qpack::decode(&section, self.max_section_bytes) {
+            Ok(fields) => fields,
+            Err(BadSection::TooLarge) => return self.too_large(),
+            Err(BadSection::Undecodable) => {
+                return Err(Violation::Connection(error::QPACK_DECOMPRESSION_FAILED));
+            }
         };
-        let mut whole = BytesMut::with_capacity(section.len() + 2 * varint::MAX_BYTES);
-        varint::put(&mut whole, frame::HEADERS);
-        varint::put(&mut whole, section.len() as u64);
-        whole.put(section);
-        Ok(whole.freeze())
+        if self.part == Part::Start { Ok(self.request(&fields)) } else { self.trailers(&fields) }
     }
+
+    fn request(&mut self, fields: &[Field]) -> Bytes {
+        let Ok(request) = fields::check_request(fields) else {
+            return self.stand_in(FirstSection::Malformed);
+        };
+        self.first_section = Some(FirstSection::Request(request.protocol));
+        self.part = if request.is_connect { Part::Tunnel } else { Part::Content };
+        // h3 does not know every token, and need not know any.
+        in_frame(&qpack::encode(fields.iter().filter(|field| *field.name != *b":protocol")))
+    }
+
+    fn trailers(&mut self, fields: &[Field]) -> Result<Bytes, Violation> {
+        self.part = Part::Trailers;
+        fields::check_trailers(fields)
+            .map_err(|_malformed| Violation::Stream(error::H3_MESSAGE_ERROR))?;
+        Ok(in_frame(&qpack::encode(fields)))
+    }
+
+    fn too_large(&mut self) -> Result<Bytes, Violation> {
+        if self.sender == Sender::Client && self.part == Part::Start {
+            return Ok(self.stand_in(FirstSection::TooLarge));
+        }
+        Err(Violation::Stream(error::H3_EXCESSIVE_LOAD))
+    }
+
+    /// A request that h3 takes, in place of one that it is not to see: only so can it be answered.
+    fn stand_in(&mut self, instead_of: FirstSection) -> Bytes {
+        self.first_section = Some(instead_of);
+        self.part = Part::Content;
+        let field = |(name, value): (&'static str, &'static str)| Field {
+            name: name.as_bytes().into(),
+            value: value.as_bytes().into(),
+        };
+        let fields =
+            [(":method", "GET"), (":scheme", "https"), (":authority", "invalid"), (":path", "/")];
+        in_frame(&qpack::encode(&fields.map(field)))
+    }
+}
+
+const UNEXPECTED: Violation = Violation::Connection(error::H3_FRAME_UNEXPECTED);
+
+fn in_frame(section: &[u8]) -> Bytes {
+    let mut whole = BytesMut::with_capacity(section.len() + 2 * varint::MAX_BYTES);
+    varint::put(&mut whole, frame::HEADERS);
+    varint::put(&mut whole, section.len() as u64);
+    whole.put(section);
+    whole.freeze()
 }
 
 /// Type and length of a frame and their bytes, once all are there. Holds at most 16 bytes.
@@ -214,13 +301,28 @@ fn take(unread: &mut VecDeque<Bytes>, most: usize) -> Option<Bytes> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::qpack::tests::field, *};
     use proptest::prelude::*;
 
-    const MAX: u64 = 100;
+    const MAX: u64 = 300;
 
-    /// An empty section, as h3 may get it: no required entries, base 0, `:method: CONNECT`.
-    const SECTION: [u8; 3] = [0, 0, 0xcf];
+    fn section(fields: &[(&str, &str)]) -> Bytes {
+        let fields: Vec<_> = fields.iter().map(|(name, value)| field(name, value)).collect();
+        qpack::encode(&fields)
+    }
+
+    const GET: [(&str, &str); 4] =
+        [(":method", "GET"), (":scheme", "https"), (":authority", "a.org"), (":path", "/")];
+
+    /// A request's first frame, as h3 gets it.
+    fn get() -> Vec<u8> {
+        frame_of(frame::HEADERS, &section(&GET))
+    }
+
+    fn connect() -> Vec<u8> {
+        let tunnel = section(&[(":method", "CONNECT"), (":authority", "a.org")]);
+        frame_of(frame::HEADERS, &tunnel)
+    }
 
     fn frame_of(kind: u64, payload: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -232,7 +334,7 @@ mod tests {
 
     /// What h3 would see of `bytes`, given in pieces of `step`.
     fn seen(bytes: &[u8], step: usize) -> Result<Vec<u8>, Violation> {
-        let mut guard = Guard::new(MAX);
+        let mut guard = Guard::new(Sender::Client, MAX);
         let mut seen = Vec::new();
         for piece in bytes.chunks(step) {
             guard.push(Bytes::copy_from_slice(piece));
@@ -245,39 +347,83 @@ mod tests {
 
     #[test]
     fn sections_and_data_go_through_and_unknown_frames_do_not() {
-        let headers = frame_of(frame::HEADERS, &SECTION);
+        let headers = get();
         let data = frame_of(frame::DATA, b"hello");
         let grease = frame_of(0x21 + 0x1f * 5, &[7; 300]);
-        let bytes = [&grease[..], &headers, &data, &grease, &frame_of(frame::DATA, b"")].concat();
+        let trailers = frame_of(frame::HEADERS, &section(&[("x", "y")]));
+        let bytes = [&grease[..], &headers, &data, &grease, &frame_of(frame::DATA, b""), &trailers]
+            .concat();
         for step in 1..=bytes.len() {
-            let wanted = [&headers[..], &data, &[0, 0]].concat();
+            let wanted = [&headers[..], &data, &[0, 0], &trailers].concat();
             assert_eq!(seen(&bytes, step), Ok(wanted), "{step}");
         }
     }
 
+    /// What the guard notes of a first section, and what h3 sees of it.
+    fn noted(section: &[u8]) -> (Option<FirstSection>, Vec<u8>) {
+        let mut guard = Guard::new(Sender::Client, MAX);
+        guard.push(frame_of(frame::HEADERS, section).into());
+        let seen = guard.next().unwrap().unwrap_or_default().to_vec();
+        (guard.first_section(), seen)
+    }
+
     #[test]
-    fn a_section_may_be_as_long_as_configured_and_no_longer() {
-        let longest = [&SECTION[..], &[0xcf; 97]].concat();
-        let fits = frame_of(frame::HEADERS, &longest);
-        assert_eq!(seen(&fits, 9), Ok(fits.clone()));
-        let too_long = frame_of(frame::HEADERS, &[0; 101]);
-        let refused = Err(Violation::Stream(error::H3_EXCESSIVE_LOAD));
-        assert_eq!(seen(&too_long[..3], 1), refused, "by its declared length alone");
+    fn a_request_that_h3_is_not_to_see_is_noted_and_replaced() {
+        let twice = [&GET[..], &GET[3..]].concat();
+        let (what, seen) = noted(&section(&twice));
+        assert_eq!(what, Some(FirstSection::Malformed));
+        assert!(seen.windows(7).any(|text| text == b"invalid"));
+
+        let large = [&GET[..], &[("x", "0123456789012345678901234567890123456789")]].concat();
+        assert!((section(&large).len() as u64) < MAX, "but larger with the fields' overhead");
+        let declared = vec![0; 301];
+        for section in [&section(&[&large[..], &large[4..]].concat())[..], &declared] {
+            let (what, seen) = noted(section);
+            assert_eq!(what, Some(FirstSection::TooLarge));
+            assert!(seen.windows(7).any(|text| text == b"invalid"));
+        }
+    }
+
+    #[test]
+    fn the_protocol_is_noted_and_taken_away() {
+        let mut fields = GET.to_vec();
+        fields[0].1 = "CONNECT";
+        fields.push((":protocol", "webtransport-h3"));
+        let (what, seen) = noted(&section(&fields));
+        assert_eq!(what, Some(FirstSection::Request(Some(Protocol::WebTransportH3))));
+        fields.pop();
+        assert_eq!(seen, frame_of(frame::HEADERS, &section(&fields)));
     }
 
     #[test]
     fn frames_that_no_request_may_have_close_the_connection() {
-        let unexpected = Err(Violation::Connection(error::H3_FRAME_UNEXPECTED));
         for kind in [0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0d] {
-            assert_eq!(seen(&frame_of(kind, b""), 1), unexpected, "{kind:#x}");
+            assert_eq!(seen(&frame_of(kind, b""), 1), Err(UNEXPECTED), "{kind:#x}");
         }
-        let late = [frame_of(frame::HEADERS, &SECTION), frame_of(codes::STREAM_BIDI, b"")].concat();
+        let late = [get(), frame_of(codes::STREAM_BIDI, b"")].concat();
         assert_eq!(seen(&late, 3), Err(Violation::Connection(error::H3_FRAME_ERROR)));
     }
 
     #[test]
+    fn frames_come_in_their_order() {
+        let data = frame_of(frame::DATA, b"x");
+        let trailers = frame_of(frame::HEADERS, &section(&[("x", "y")]));
+        for frames in [
+            [&data[..], &get(), &data],
+            [&get(), &trailers, &data],
+            [&get(), &trailers, &trailers],
+            [&connect(), &data, &trailers],
+        ] {
+            assert_eq!(seen(&frames.concat(), 1), Err(UNEXPECTED));
+        }
+        let bad_trailers = frame_of(frame::HEADERS, &section(&GET));
+        let malformed = Err(Violation::Stream(error::H3_MESSAGE_ERROR));
+        assert_eq!(seen(&[get(), bad_trailers].concat(), 1), malformed);
+    }
+
+    #[test]
     fn an_endless_frame_is_never_held() {
-        let mut guard = Guard::new(MAX);
+        let mut guard = Guard::new(Sender::Client, MAX);
         let mut head = BytesMut::new();
         varint::put(&mut head, 0x21);
         varint::put(&mut head, varint::MAX);
@@ -295,7 +441,7 @@ mod tests {
             bytes in proptest::collection::vec(any::<u8>(), 0..400),
             step in 1..50_usize,
         ) {
-            let mut guard = Guard::new(MAX);
+            let mut guard = Guard::new(Sender::Client, MAX);
             for piece in bytes.chunks(step) {
                 guard.push(Bytes::copy_from_slice(piece));
                 while let Ok(Some(_)) = guard.next() {}

@@ -1,65 +1,45 @@
-//! The `:protocol` of a field section, read and replaced without decoding the rest.
+//! Field sections without a dynamic table (RFC 9204 section 4.5): bytes to fields and back.
 //!
-//! h3 0.0.8 knows the token `webtransport` but neither `webtransport-h3`, which drafts 15 and 16 use,
-//! nor tokens that should be answered with 501; it takes a request with those for malformed. So the
-//! token is read before h3 sees the section, and one that h3 knows is put in its place. The section is
-//! walked field line by field line, by length alone (RFC 9204 section 4.5): values are not decoded, but
-//! a section that h3 could stumble over is refused here.
+//! The gateway decodes every request's section by itself and hands h3 a plain copy of it, so that no
+//! field means one thing here and another there: h3 0.0.8 takes a pseudo-header twice or after the
+//! others, and does not know the token `webtransport-h3`. What the fields must be is not decided here
+//! (see `fields`).
+//!
+//! Pure. What is decoded is bounded as SETTINGS_MAX_FIELD_SECTION_SIZE counts it (RFC 9114 section
+//! 4.2.2), while it is decoded.
+
+mod huffman;
+mod table;
+
+use std::borrow::Cow;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::dialect::Protocol;
+use self::table::STATIC;
 
-/// Names and tokens, as they are and in Huffman's code (RFC 7541 appendix B); encoders may choose.
-const NAME: [&[u8]; 2] = [b":protocol", &[0xb9, 0x5d, 0x87, 0x49, 0xc8, 0x7a, 0x3f]];
-const WEBTRANSPORT: [&[u8]; 2] =
-    [b"webtransport", &[0xf0, 0x58, 0xd3, 0x60, 0xea, 0x45, 0x67, 0xb1, 0x3f]];
-const WEBTRANSPORT_H3: [&[u8]; 2] =
-    [b"webtransport-h3", &[0xf0, 0x58, 0xd3, 0x60, 0xea, 0x45, 0x67, 0xb1, 0x2b, 0x4e, 0xcf]];
+/// What each field costs beside its bytes (RFC 9114 section 4.2.2).
+const FIELD_OVERHEAD: usize = 32;
 
-/// Tokens that h3 can read, to be put in the place of those that it cannot.
-const READABLE: &[u8] = b"webtransport";
-const READABLE_UNKNOWN: &[u8] = b"connect-udp";
+/// A field line, decoded.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Field {
+    pub(crate) name: Cow<'static, [u8]>,
+    pub(crate) value: Cow<'static, [u8]>,
+}
 
-/// A field section that no request may have.
+/// Why a section has no fields.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum BadSection {
     /// It cannot be decoded (RFC 9204 section 2.2).
     #[error("field section cannot be decoded")]
     Undecodable,
-    /// It says its `:protocol` twice (RFC 9114 section 4.3).
-    #[error("two :protocol pseudo-headers")]
-    TwoProtocols,
+    /// Its fields are larger than allowed.
+    #[error("field section is too large")]
+    TooLarge,
 }
 
-/// Reads the `:protocol` of a field section and makes the section readable for h3.
-pub(crate) fn read_protocol(section: Bytes) -> Result<(Bytes, Option<Protocol>), BadSection> {
-    let Some((line, protocol)) = find_protocol(&section)? else { return Ok((section, None)) };
-    let readable = match protocol {
-        Protocol::WebTransport => return Ok((section, Some(protocol))),
-        Protocol::WebTransportH3 => READABLE,
-        Protocol::Unknown => READABLE_UNKNOWN,
-    };
-    let mut rewritten = BytesMut::with_capacity(section.len() + 32);
-    rewritten.put_slice(&section[..line.start]);
-    put_literal(&mut rewritten, NAME[0], readable);
-    rewritten.put_slice(&section[line.end..]);
-    Ok((rewritten.freeze(), Some(protocol)))
-}
-
-/// A literal field line with a literal name, neither in Huffman's code (RFC 9204 section 4.5.6).
-fn put_literal(to: &mut BytesMut, name: &[u8], value: &[u8]) {
-    debug_assert!(name.len() >= 7 && value.len() < 127, "the lengths as encoded here");
-    // The name's length has three bits: 7 and the rest.
-    to.put_u8(0x27);
-    to.put_u8(u8::try_from(name.len() - 7).unwrap_or_default());
-    to.put_slice(name);
-    to.put_u8(u8::try_from(value.len()).unwrap_or_default());
-    to.put_slice(value);
-}
-
-/// Where the field line with the `:protocol` is, and what it says.
-fn find_protocol(section: &[u8]) -> Result<Option<(std::ops::Range<usize>, Protocol)>, BadSection> {
+/// Decodes a section whose fields may take `most` bytes.
+pub(crate) fn decode(section: &[u8], most: u64) -> Result<Vec<Field>, BadSection> {
     let mut walk = Walk { section, at: 0 };
     // The gateway's dynamic table has no room, so no section can need entries of it.
     let (_, required_insert_count) = walk.integer(8)?;
@@ -67,86 +47,106 @@ fn find_protocol(section: &[u8]) -> Result<Option<(std::ops::Range<usize>, Proto
     if required_insert_count != 0 {
         return Err(BadSection::Undecodable);
     }
-
-    let mut found = None;
+    let (mut fields, mut size) = (Vec::new(), 0);
     while walk.at < section.len() {
-        let start = walk.at;
-        let Some((name, value)) = walk.field_line()? else { continue };
-        if !is_one_of(NAME, name) {
-            continue;
+        let field = walk.field()?;
+        size += (field.name.len() + field.value.len() + FIELD_OVERHEAD) as u64;
+        if size > most {
+            return Err(BadSection::TooLarge);
         }
-        let protocol = match value {
-            value if is_one_of(WEBTRANSPORT, value) => Protocol::WebTransport,
-            value if is_one_of(WEBTRANSPORT_H3, value) => Protocol::WebTransportH3,
-            _ => Protocol::Unknown,
-        };
-        if found.replace((start..walk.at, protocol)).is_some() {
-            return Err(BadSection::TwoProtocols);
-        }
+        fields.push(field);
     }
-    Ok(found)
+    Ok(fields)
 }
 
-fn is_one_of([plain, coded]: [&[u8]; 2], (huffman, bytes): Text<'_>) -> bool {
-    bytes == if huffman { coded } else { plain }
+/// Encodes fields as plainly as can be: literal names, literal values, no Huffman code.
+pub(crate) fn encode<'a>(fields: impl IntoIterator<Item = &'a Field>) -> Bytes {
+    // Required Insert Count and Base (RFC 9204 section 4.5.1).
+    let mut section = BytesMut::from(&[0, 0][..]);
+    for field in fields {
+        put_integer(&mut section, 0x20, 3, field.name.len());
+        section.put_slice(&field.name);
+        put_integer(&mut section, 0, 7, field.value.len());
+        section.put_slice(&field.value);
+    }
+    section.freeze()
 }
 
-/// A string literal: whether it is in Huffman's code, and its bytes.
-type Text<'a> = (bool, &'a [u8]);
+/// An integer in the last `bits` bits of a byte that begins with `flags` (RFC 7541 section 5.1).
+fn put_integer(to: &mut BytesMut, flags: u8, bits: u32, value: usize) {
+    let most = (1 << bits) - 1;
+    if value < most {
+        to.put_u8(flags | low_byte(value));
+        return;
+    }
+    to.put_u8(flags | low_byte(most));
+    let mut left = value - most;
+    while left > 0x7f {
+        to.put_u8(0x80 | low_byte(left & 0x7f));
+        left >>= 7;
+    }
+    to.put_u8(low_byte(left));
+}
 
-/// Entries of QPACK's static table (RFC 9204 appendix A).
-const STATIC_ENTRIES: usize = 99;
+fn low_byte(value: usize) -> u8 {
+    value.to_le_bytes()[0]
+}
 
 struct Walk<'a> {
     section: &'a [u8],
     at: usize,
 }
 
-impl<'a> Walk<'a> {
-    /// Steps over one field line; yields name and value if both are literal.
-    fn field_line(&mut self) -> Result<Option<(Text<'a>, Text<'a>)>, BadSection> {
+impl Walk<'_> {
+    /// Reads one field line.
+    fn field(&mut self) -> Result<Field, BadSection> {
         let first = self.peek()?;
         match first {
             // Indexed: 1Txxxxxx.
             0x80.. => {
-                self.static_index(6, first & 0x40 != 0)?;
-                Ok(None)
+                let (name, value) = self.entry(6, first & 0x40 != 0)?;
+                Ok(Field { name: name.as_bytes().into(), value: value.as_bytes().into() })
             }
             // Literal with a name of the table: 01NTxxxx.
             0x40.. => {
-                self.static_index(4, first & 0x10 != 0)?;
-                self.text(7)?;
-                Ok(None)
+                let (name, _) = self.entry(4, first & 0x10 != 0)?;
+                Ok(Field { name: name.as_bytes().into(), value: self.text(7)?.into() })
             }
             // Literal with a literal name: 001NHxxx.
             0x20.. => {
                 let name = self.text(3)?;
-                Ok(Some((name, self.text(7)?)))
+                Ok(Field { name: name.into(), value: self.text(7)?.into() })
             }
             // References to the dynamic table after the base.
             _ => Err(BadSection::Undecodable),
         }
     }
 
-    fn static_index(&mut self, bits: u32, is_static: bool) -> Result<(), BadSection> {
+    fn entry(
+        &mut self,
+        bits: u32,
+        is_static: bool,
+    ) -> Result<(&'static str, &'static str), BadSection> {
         let (_, index) = self.integer(bits)?;
-        if is_static && index < STATIC_ENTRIES { Ok(()) } else { Err(BadSection::Undecodable) }
+        STATIC.get(index).copied().filter(|_| is_static).ok_or(BadSection::Undecodable)
     }
 
     /// A string literal whose length has so many bits in its first byte, after the Huffman flag.
-    fn text(&mut self, bits: u32) -> Result<Text<'a>, BadSection> {
+    fn text(&mut self, bits: u32) -> Result<Vec<u8>, BadSection> {
         let (flags, length) = self.integer(bits)?;
         let end = self.at.checked_add(length).ok_or(BadSection::Undecodable)?;
         let bytes = self.section.get(self.at..end).ok_or(BadSection::Undecodable)?;
         self.at = end;
-        Ok((flags & 1 == 1, bytes))
+        if flags & 1 == 0 {
+            return Ok(bytes.to_vec());
+        }
+        huffman::decode(bytes).map_err(|_bad| BadSection::Undecodable)
     }
 
     /// An integer with a prefix of so many bits (RFC 7541 section 5.1), and the bits before it. Larger
-    /// ones than any length or index that can be right are errors, so nothing overflows, here or in h3.
+    /// ones than any length or index that can be right are errors, so nothing overflows.
     fn integer(&mut self, bits: u32) -> Result<(u8, usize), BadSection> {
-        let first = self.peek()?;
-        self.at += 1;
+        let first = self.byte()?;
         let mask = u8::MAX >> (8 - bits);
         let flags = if bits == 8 { 0 } else { first >> bits };
         let mut value = usize::from(first & mask);
@@ -154,8 +154,7 @@ impl<'a> Walk<'a> {
             return Ok((flags, value));
         }
         for shift in [0, 7, 14, 21] {
-            let byte = self.peek()?;
-            self.at += 1;
+            let byte = self.byte()?;
             value += usize::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
                 return Ok((flags, value));
@@ -164,63 +163,50 @@ impl<'a> Walk<'a> {
         Err(BadSection::Undecodable)
     }
 
+    fn byte(&mut self) -> Result<u8, BadSection> {
+        let byte = self.peek()?;
+        self.at += 1;
+        Ok(byte)
+    }
+
     fn peek(&self) -> Result<u8, BadSection> {
         self.section.get(self.at).copied().ok_or(BadSection::Undecodable)
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// `:method: CONNECT`, `:scheme: https`, `:path: /`, all from the static table.
-    const OTHERS: [u8; 3] = [0x80 | 0x40 | 15, 0x80 | 0x40 | 23, 0x80 | 0x40 | 1];
+    const MAX: u64 = 4096;
 
-    fn section(lines: &[&[u8]]) -> Bytes {
-        [&[0, 0][..], &OTHERS, &lines.concat()].concat().into()
-    }
-
-    fn literal(value: &[u8]) -> Vec<u8> {
-        let mut line = BytesMut::new();
-        put_literal(&mut line, NAME[0], value);
-        line.to_vec()
-    }
-
-    fn huffman(value: &[u8]) -> Vec<u8> {
-        let mut line = vec![0x28 | 7];
-        line.extend([0, 0xb9, 0x5d, 0x87, 0x49, 0xc8, 0x7a, 0x3f]);
-        line.push(0x80 | u8::try_from(value.len()).unwrap());
-        line.extend(value);
-        line
+    /// A field for tests of this room.
+    pub(in crate::webtransport) fn field(name: &str, value: &str) -> Field {
+        Field { name: name.as_bytes().to_vec().into(), value: value.as_bytes().to_vec().into() }
     }
 
     #[test]
-    fn reads_the_token_plain_and_coded() {
-        for (line, protocol) in [
-            (literal(b"webtransport"), Protocol::WebTransport),
-            (huffman(WEBTRANSPORT[1]), Protocol::WebTransport),
-            (literal(b"webtransport-h3"), Protocol::WebTransportH3),
-            (huffman(WEBTRANSPORT_H3[1]), Protocol::WebTransportH3),
-            (literal(b"websocket"), Protocol::Unknown),
+    fn reads_every_kind_of_field_line() {
+        for (line, wanted) in [
+            (&[0xcf][..], field(":method", "CONNECT")),
+            (&[0x51, 0x02, b'/', b'a'], field(":path", "/a")),
+            (&[0x71, 0x02, b'/', b'a'], field(":path", "/a")), // never to be indexed
+            (&[0x51, 0x82, 0x61, 0xff], field(":path", "/9")), // in Huffman's code
+            (&[0x21, b'x', 0x01, b'y'], field("x", "y")),
+            (&[0x27, 0x00, b'w', b't', b'-', b'p', b'r', b'o', b't', 0x00], field("wt-prot", "")),
+            // RFC 7541 C.4.3: `custom-key: custom-value`, both in Huffman's code.
+            (
+                &[
+                    0x2f, 0x01, 0x25, 0xa8, 0x49, 0xe9, 0x5b, 0xa9, 0x7d, 0x7f, 0x89, 0x25, 0xa8,
+                    0x49, 0xe9, 0x5b, 0xb8, 0xe8, 0xb4, 0xbf,
+                ],
+                field("custom-key", "custom-value"),
+            ),
         ] {
-            let (readable, read) = read_protocol(section(&[&line, &[0xc1]])).unwrap();
-            assert_eq!(read, Some(protocol));
-            // What h3 gets is one of its own tokens, between the same neighbours.
-            assert!(readable.starts_with(&section(&[])[..]) && readable.ends_with(&[0xc1]));
-            let known = [WEBTRANSPORT[0], WEBTRANSPORT[1], READABLE_UNKNOWN];
-            assert!(known.iter().any(|t| readable.windows(t.len()).any(|w| w == *t)), "{line:x?}");
+            let section = [&[0, 0][..], line].concat();
+            assert_eq!(decode(&section, MAX), Ok(vec![wanted]), "{line:x?}");
         }
-    }
-
-    #[test]
-    fn a_token_elsewhere_in_the_section_is_left_alone() {
-        // A header called `x` whose value is the very bytes of the field line.
-        let inner = literal(b"webtransport-h3");
-        let mut line = vec![0x21, b'x', u8::try_from(inner.len()).unwrap()];
-        line.extend(&inner);
-        let whole = section(&[&line]);
-        assert_eq!(read_protocol(whole.clone()), Ok((whole, None)));
     }
 
     #[test]
@@ -230,33 +216,40 @@ mod tests {
             &[0],
             &[1, 0],                                        // needs the dynamic table
             &[0, 0, 0x80],                                  // dynamic entry
+            &[0, 0, 0x40, 0],                               // name of a dynamic entry
             &[0, 0, 0x10],                                  // dynamic entry after the base
             &[0, 0, 0xff, 36],                              // static entry 99 does not exist
             &[0, 0, 0x27, 0xff, 0xff, 0xff, 0xff, 0xff, 1], // endless length
             &[0, 0, 0x23, b'a'],                            // cut
+            &[0, 0, 0x51, 0x81, 0xff],                      // no Huffman code
         ] {
-            let read = read_protocol(Bytes::copy_from_slice(bytes));
-            assert_eq!(read, Err(BadSection::Undecodable), "{bytes:x?}");
+            assert_eq!(decode(bytes, MAX), Err(BadSection::Undecodable), "{bytes:x?}");
         }
-        let line = literal(b"webtransport");
-        let twice = read_protocol(section(&[&line, &line]));
-        assert_eq!(twice, Err(BadSection::TwoProtocols));
+    }
+
+    #[test]
+    fn fields_are_counted_with_their_overhead() {
+        let section = encode(&[field("a", "b"), field("c", "d")]);
+        assert_eq!(decode(&section, 68).map(|fields| fields.len()), Ok(2));
+        assert_eq!(decode(&section, 67), Err(BadSection::TooLarge));
     }
 
     proptest! {
         #[test]
-        fn no_section_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            _ = read_protocol(bytes.into());
+        fn no_section_makes_it_panic_or_take_more_than_it_may(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            if let Ok(fields) = decode(&[&[0, 0][..], &bytes].concat(), 100) {
+                prop_assert!(fields.len() <= 3);
+            }
         }
 
         #[test]
-        fn what_it_makes_it_can_read(
-            token in proptest::collection::vec(any::<u8>(), 0..30),
+        fn what_is_encoded_is_decoded(
+            fields in proptest::collection::vec((".{0,300}", ".{0,300}"), 0..4),
         ) {
-            let (readable, _) = read_protocol(section(&[&literal(&token)])).unwrap();
-            let (again, read) = read_protocol(readable.clone()).unwrap();
-            prop_assert_eq!(again, readable);
-            prop_assert!(read.is_some());
+            let fields: Vec<_> = fields.iter().map(|(name, value)| field(name, value)).collect();
+            prop_assert_eq!(decode(&encode(&fields), u64::MAX), Ok(fields));
         }
     }
 }

@@ -23,6 +23,10 @@ use super::{
 pub(crate) type Events =
     std::sync::Arc<dyn crate::transport::SessionEvents<super::session::Session>>;
 
+/// How many requests that did not become sessions are remembered, so that streams which name one of them
+/// get the code that says so. Past it they get that of an ended session: only the code is less exact.
+const REMEMBERED: usize = 64;
+
 /// Bounds on what waits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EarlyLimits {
@@ -38,6 +42,8 @@ pub(crate) struct Registry {
     undecided: HashSet<u64>,
     /// The first bidirectional stream that the client has not opened yet.
     next_stream: u64,
+    /// The last requests that did not become sessions, oldest first.
+    others: VecDeque<u64>,
     limits: EarlyLimits,
     streams: VecDeque<Early<Opened>>,
     datagrams: VecDeque<Early<Bytes>>,
@@ -54,8 +60,10 @@ enum Standing<'a> {
     Live(&'a Events),
     /// It may still come.
     Coming,
-    /// It has ended, or was never a session.
+    /// It has ended, or its stream never was a request.
     Gone,
+    /// It is a request that did not become a session.
+    Other,
 }
 
 /// What became of a datagram.
@@ -75,6 +83,7 @@ impl Registry {
             live: HashMap::new(),
             undecided: HashSet::new(),
             next_stream: 0,
+            others: VecDeque::new(),
             limits,
             streams: VecDeque::new(),
             datagrams: VecDeque::new(),
@@ -85,6 +94,20 @@ impl Registry {
     pub(crate) fn opened(&mut self, stream: u64) {
         self.next_stream = self.next_stream.max(stream + 4);
         self.undecided.insert(stream);
+    }
+
+    /// The request on the stream is done with. If it was a session, that has ended.
+    pub(crate) fn answered(&mut self, stream: u64) {
+        if !self.undecided.remove(&stream) {
+            return self.gone(stream);
+        }
+        if self.others.len() == REMEMBERED {
+            self.others.pop_front();
+        }
+        self.others.push_back(stream);
+        while let Some(early) = self.take_stream(stream) {
+            refuse(early, error::WT_BUFFERED_STREAM_REJECTED);
+        }
     }
 
     /// The stream carries no session, or none any more.
@@ -115,6 +138,7 @@ impl Registry {
         match self.standing(session) {
             Standing::Live(events) => deliver(events, opened),
             Standing::Gone => refuse(opened, error::WT_SESSION_GONE),
+            Standing::Other => refuse(opened, error::WT_BUFFERED_STREAM_REJECTED),
             Standing::Coming if self.streams.len() >= self.limits.streams => {
                 refuse(opened, error::WT_BUFFERED_STREAM_REJECTED);
             }
@@ -132,7 +156,7 @@ impl Registry {
                 events.datagram(payload);
                 DatagramFate::Kept
             }
-            Standing::Gone => DatagramFate::Gone,
+            Standing::Gone | Standing::Other => DatagramFate::Gone,
             Standing::Coming if self.datagrams.len() >= self.limits.datagrams => {
                 DatagramFate::Early
             }
@@ -187,6 +211,7 @@ impl Registry {
             None if session >= self.next_stream || self.undecided.contains(&session) => {
                 Standing::Coming
             }
+            None if self.others.contains(&session) => Standing::Other,
             None => Standing::Gone,
         }
     }

@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use h3::server::{RequestResolver, RequestStream};
+use h3::{
+    error::{Code, StreamError},
+    server::{RequestResolver, RequestStream},
+};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use tokio::{sync::watch, time::timeout};
 
@@ -11,6 +14,7 @@ use super::{
     datagram::Datagrams,
     demux::{self, Demux, Notes},
     dialect::{Dialect, Protocol, Settings},
+    guard::FirstSection,
     mailbox::{Mailbox, Note},
     session::{self, Session},
 };
@@ -53,25 +57,34 @@ impl Requests {
     /// Reads one request and answers it, unless it is for a session.
     pub(crate) async fn resolve(self, resolver: RequestResolver<Demux, Bytes>) -> Resolved {
         let id = resolver.frame_stream.id().into_inner();
-        // Where it fails, h3 has reset the stream; where it takes too long, dropping it does.
-        let resolved = timeout(self.patience, resolver.resolve_request()).await;
-        let Ok(Ok((request, stream))) = resolved else { return Resolved::Answered };
-        let protocol = self.notes.take(id).and_then(|section| section.protocol);
-
-        if request.method() != Method::CONNECT {
-            answer(&request, stream).await;
-            return Resolved::Answered;
-        }
-        match protocol {
-            Some(protocol @ (Protocol::WebTransport | Protocol::WebTransportH3)) => {
-                self.session(&request, stream, protocol).await
+        let (request, mut stream) = match timeout(self.patience, resolver.resolve_request()).await {
+            Ok(Ok(resolved)) => resolved,
+            Ok(Err(StreamError::StreamError { code: Code::H3_MESSAGE_ERROR, .. })) => {
+                return Resolved::Refused(Refusal::BadRequest);
             }
+            // h3 has reset the stream, or the client has; where it takes too long, dropping it does.
+            Ok(Err(_)) | Err(_) => return Resolved::Answered,
+        };
+        let why = match self.notes.take(id) {
+            Some(FirstSection::Request(_)) if request.method() != Method::CONNECT => {
+                answer(&request, stream).await;
+                return Resolved::Answered;
+            }
+            Some(FirstSection::Request(Some(
+                protocol @ (Protocol::WebTransport | Protocol::WebTransportH3),
+            ))) => return self.session(&request, stream, protocol).await,
             // A plain CONNECT asks for a tunnel, which the gateway is not, either (RFC 9220 section 3).
-            Some(Protocol::Unknown) | None => {
-                refuse(stream, Refusal::UnknownProtocol).await;
-                Resolved::Refused(Refusal::UnknownProtocol)
+            Some(FirstSection::Request(_)) => Refusal::UnknownProtocol,
+            Some(FirstSection::TooLarge) => Refusal::HeadersTooLarge,
+            Some(FirstSection::Malformed) => {
+                stream.stop_stream(Code::H3_MESSAGE_ERROR);
+                stream.stop_sending(Code::H3_MESSAGE_ERROR);
+                return Resolved::Refused(Refusal::BadRequest);
             }
-        }
+            Some(FirstSection::Response) | None => return Resolved::Answered,
+        };
+        refuse(stream, why).await;
+        Resolved::Refused(why)
     }
 
     /// Waits for the client's settings, which say what it speaks (draft section 3.1): they are on

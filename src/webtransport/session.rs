@@ -76,9 +76,14 @@ impl Session {
             // An error says that the client is gone.
             _ = self.send.finish().await;
         } else {
-            self.send.stop_stream(error::H3_MESSAGE_ERROR.into());
-            self.recv.stop_sending(error::H3_MESSAGE_ERROR.into());
+            self.break_off();
         }
+    }
+
+    /// Ends both halves of a CONNECT stream that carries what it must not.
+    fn break_off(&mut self) {
+        self.send.stop_stream(error::H3_MESSAGE_ERROR.into());
+        self.recv.stop_sending(error::H3_MESSAGE_ERROR.into());
     }
 }
 
@@ -110,6 +115,18 @@ impl transport::Session for Session {
         };
         // Past it the client is as good as gone: the connection's linger sees to the rest.
         _ = timeout(CLOSE_PATIENCE, told).await;
+    }
+
+    async fn leave(mut self) {
+        let rest = async {
+            while let Ok(Some(data)) = self.recv.recv_data().await {
+                if data.has_remaining() {
+                    return self.break_off();
+                }
+            }
+        };
+        // Past it, dropping the stream tells the client that nobody listens any more.
+        _ = timeout(CLOSE_PATIENCE, rest).await;
     }
 }
 

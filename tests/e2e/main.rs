@@ -18,6 +18,8 @@ mod harness;
 #[allow(clippy::disallowed_types, reason = "breaks rules on QUIC streams that our client keeps")]
 mod hostile;
 mod limits;
+mod malformed;
 mod migration;
+mod raw;
 mod routing;
 mod sessions;
