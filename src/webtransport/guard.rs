@@ -5,7 +5,7 @@
 //! frames of a request stream (RFC 9114 section 7.1) and lets h3 see no more than one frame, or one
 //! piece of a DATA frame, at a time; a field section is held here, up to the configured size; frames of
 //! unknown types are skipped as they come. A request's fields are checked here too (`fields`), and so is
-//! the order of its frames: h3 would take trailers on a session's stream for its end.
+//! the order of its frames: h3 would take trailers, or an empty DATA frame, for the end of a session.
 //!
 //! Pure: bytes in, bytes or a [`Violation`] out.
 
@@ -169,7 +169,8 @@ impl Guard {
             frame::DATA => {
                 self.expect(&[Part::Content, Part::Tunnel])?;
                 self.state = State::Data(length);
-                Ok(Some(head))
+                // h3 takes an empty one for the end of the stream.
+                Ok((length > 0).then_some(head))
             }
             frame::HEADERS => {
                 self.expect(&[Part::Start, Part::Content])?;
@@ -346,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn sections_and_data_go_through_and_unknown_frames_do_not() {
+    fn sections_and_data_go_through_and_unknown_or_empty_frames_do_not() {
         let headers = get();
         let data = frame_of(frame::DATA, b"hello");
         let grease = frame_of(0x21 + 0x1f * 5, &[7; 300]);
@@ -354,7 +355,7 @@ mod tests {
         let bytes = [&grease[..], &headers, &data, &grease, &frame_of(frame::DATA, b""), &trailers]
             .concat();
         for step in 1..=bytes.len() {
-            let wanted = [&headers[..], &data, &[0, 0], &trailers].concat();
+            let wanted = [&headers[..], &data, &trailers].concat();
             assert_eq!(seen(&bytes, step), Ok(wanted), "{step}");
         }
     }

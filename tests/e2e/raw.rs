@@ -282,14 +282,6 @@ impl Stream {
         soon(self.send.write_all(bytes)).await.unwrap();
     }
 
-    /// Writes byte by byte, so that as a rule each comes alone.
-    pub(crate) async fn write_split(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write(&[*byte]).await;
-            tokio::task::yield_now().await;
-        }
-    }
-
     /// Reads a response's HEADERS.
     pub(crate) async fn response(&mut self) -> Response {
         let (kind, payload) = self.frame().await.expect("a response");
