@@ -19,6 +19,7 @@ mod harness;
 mod hostile;
 mod limits;
 mod malformed;
+mod memory;
 mod migration;
 mod raw;
 mod routing;

@@ -34,6 +34,8 @@ impl Scene {
     /// The other client's session works on, and the gateway can stop.
     async fn is_unharmed(self) {
         self.bystander.check(self.its_session.id()).await;
+        // Gone, so that the gateway need not wait for it when it stops.
+        self.bystander.leave();
         self.gateway.shut_down().await;
     }
 
@@ -158,6 +160,7 @@ async fn a_malformed_request_costs_its_stream_alone() {
     }
     scene.rejects("bad_request", 2 * requests.len()).await;
     raw.check(session.id()).await;
+    raw.leave();
     scene.is_unharmed().await;
 }
 
@@ -195,6 +198,7 @@ async fn requests_that_cannot_be_served_get_a_status() {
         scene.rejects(reason, times).await;
     }
     raw.check(session.id()).await;
+    raw.leave();
     scene.is_unharmed().await;
 }
 
@@ -476,6 +480,7 @@ async fn a_malformed_capsule_costs_its_session_alone() {
         }
     }
     raw.check(other.id()).await;
+    raw.leave();
     scene.is_unharmed().await;
 }
 
@@ -492,6 +497,7 @@ async fn bytes_after_the_answer_to_a_close_are_stopped() {
     assert_eq!(session.stop_code().await, H3_MESSAGE_ERROR);
     scene.gateway.session_ends("client_closed", 1.0).await;
     raw.check(other.id()).await;
+    raw.leave();
     scene.is_unharmed().await;
 }
 
@@ -525,6 +531,7 @@ async fn odd_but_sound_capsules_are_taken() {
     }
     scene.gateway.session_ends("client_closed", 15.0).await;
     raw.check(other.id()).await;
+    raw.leave();
     scene.is_unharmed().await;
 }
 
@@ -551,6 +558,7 @@ async fn a_stream_that_ends_within_its_head_is_dropped() {
     finish(&mut stream.send);
     assert_eq!(stream.reset_code().await, H3_REQUEST_INCOMPLETE);
     raw.check(session.id()).await;
+    raw.leave();
     scene.is_unharmed().await;
 }
 
@@ -574,6 +582,7 @@ async fn a_stream_of_unknown_type_is_stopped() {
         }
     }
     raw.check(session.id()).await;
+    raw.leave();
     scene.is_unharmed().await;
 }
 
@@ -609,6 +618,7 @@ async fn streams_of_what_is_no_session_are_rejected() {
     assert_eq!(late.reset_code().await, WT_SESSION_GONE);
     assert_eq!(late.stop_code().await, WT_SESSION_GONE);
     raw.check(session.id()).await;
+    raw.leave();
     scene.is_unharmed().await;
 }
 
@@ -642,6 +652,7 @@ async fn datagrams_without_a_session_are_dropped_and_counted() {
         scene.gateway.metric_reaches("tidegate_datagram_drops_total", &labels, 1.0).await;
     }
     raw.check(session.id()).await;
+    raw.leave();
     scene.is_unharmed().await;
 }
 
@@ -662,7 +673,7 @@ async fn a_foreign_reset_code_is_a_reset_all_the_same() {
         stream.recv.stop(code).unwrap();
     }
     gateway.stream_ends("client_reset", 4.0).await;
-    drop(session);
+    raw.leave();
     gateway.shut_down().await;
 }
 
@@ -678,6 +689,7 @@ async fn a_request_waits_for_the_settings() {
     let _control = raw.uni(&[varint(CONTROL), usual_settings()].concat()).await;
     assert_eq!(request.response().await.status, 200);
     raw.check(request.id()).await;
+    raw.leave();
     scene.is_unharmed().await;
 }
 

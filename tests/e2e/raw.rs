@@ -189,8 +189,13 @@ pub(crate) struct Raw {
 impl Raw {
     /// Connects and says nothing.
     pub(crate) async fn connect(gateway: &TestGateway) -> Self {
-        let quic = endpoint(gateway.hash());
-        let connecting = quic.connect(gateway.address(), "localhost").unwrap();
+        Self::connect_to(gateway.address(), gateway.hash()).await
+    }
+
+    /// The same with a gateway that is a process of its own.
+    pub(crate) async fn connect_to(address: SocketAddr, hash: [u8; 32]) -> Self {
+        let quic = endpoint(hash);
+        let connecting = quic.connect(address, "localhost").unwrap();
         let connection = soon(connecting).await.unwrap();
         Self { quic: connection, _kept: (Vec::new(), quic) }
     }
@@ -198,9 +203,19 @@ impl Raw {
     /// Connects and opens a control stream with the usual settings.
     pub(crate) async fn with_settings(gateway: &TestGateway) -> Self {
         let mut raw = Self::connect(gateway).await;
-        let control = raw.uni(&[varint(CONTROL), usual_settings()].concat()).await;
-        raw._kept.0.push(control);
+        raw.say_settings().await;
         raw
+    }
+
+    /// Opens a control stream with the usual settings.
+    pub(crate) async fn say_settings(&mut self) {
+        let control = self.uni(&[varint(CONTROL), usual_settings()].concat()).await;
+        self._kept.0.push(control);
+    }
+
+    /// Closes the connection.
+    pub(crate) fn leave(&self) {
+        self.quic.close(0x100_u32.into(), b"");
     }
 
     pub(crate) fn quic(&self) -> &quinn::Connection {
