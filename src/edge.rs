@@ -24,6 +24,7 @@ mod cid;
 mod crypto;
 mod keys;
 mod quic;
+mod runtime;
 mod sample;
 mod socket;
 mod sockopt;

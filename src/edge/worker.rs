@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use quinn::{Connecting, Endpoint, EndpointConfig, Incoming, Runtime, TokioRuntime, VarInt};
+use quinn::{Connecting, Endpoint, EndpointConfig, Incoming, Runtime, VarInt};
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout},
@@ -23,6 +23,7 @@ use tracing::{debug, error};
 use super::{
     Accepted, Listener,
     admission::{Counts, Refused, Verdict},
+    runtime::Unbudgeted,
     sample::{SampledSocket, Sampler},
 };
 use crate::lifecycle::{Latch, Lifecycle};
@@ -173,12 +174,12 @@ where
         let (mut doors, mut sampled) = (Vec::new(), Vec::new());
         for (listener, udp) in sockets {
             let same = udp.try_clone()?;
-            let quic = TokioRuntime.wrap_udp_socket(udp)?;
+            let quic = Unbudgeted.wrap_udp_socket(udp)?;
             let endpoint = Endpoint::new_with_abstract_socket(
                 self.endpoint_config.clone(),
                 Some(listener.server_config.clone()),
                 Arc::clone(&quic),
-                Arc::new(TokioRuntime),
+                Arc::new(Unbudgeted),
             )?;
             let address = endpoint.local_addr()?;
             sampled.push(SampledSocket::new(Arc::clone(&listener), quic, same));
