@@ -18,9 +18,12 @@ mod harness;
 #[allow(clippy::disallowed_types, reason = "breaks rules on QUIC streams that our client keeps")]
 mod hostile;
 mod limits;
+#[allow(clippy::disallowed_types, reason = "breaks rules on QUIC streams that our client keeps")]
 mod malformed;
+#[allow(clippy::disallowed_types, reason = "pours bytes into streams that our client keeps")]
 mod memory;
 mod migration;
+#[allow(clippy::disallowed_types, reason = "a client without our client")]
 mod raw;
 mod routing;
 mod sessions;

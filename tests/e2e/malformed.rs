@@ -32,7 +32,7 @@ impl Scene {
     }
 
     /// The other client's session works on, and the gateway can stop.
-    async fn is_unharmed(self) {
+    async fn leaves_others_unharmed(self) {
         self.bystander.check(self.its_session.id()).await;
         // Gone, so that the gateway need not wait for it when it stops.
         self.bystander.leave();
@@ -161,7 +161,7 @@ async fn a_malformed_request_costs_its_stream_alone() {
     scene.rejects("bad_request", 2 * requests.len()).await;
     raw.check(session.id()).await;
     raw.leave();
-    scene.is_unharmed().await;
+    scene.leaves_others_unharmed().await;
 }
 
 /// S7, S22. Requests that are refused get a status, a reason and the end of the stream.
@@ -199,7 +199,7 @@ async fn requests_that_cannot_be_served_get_a_status() {
     }
     raw.check(session.id()).await;
     raw.leave();
-    scene.is_unharmed().await;
+    scene.leaves_others_unharmed().await;
 }
 
 /// S22. The same request in every encoding that a client without a dynamic table may choose.
@@ -220,7 +220,7 @@ async fn a_request_in_huffmans_code_is_understood() {
             }
         }
     }
-    scene.is_unharmed().await;
+    scene.leaves_others_unharmed().await;
 }
 
 /// Sends each case on a connection of its own, whole and cut, and expects the connection's end.
@@ -323,7 +323,7 @@ async fn a_fault_on_the_control_stream_closes_the_connection() {
         })
         .await;
     }
-    scene.is_unharmed().await;
+    scene.leaves_others_unharmed().await;
 }
 
 /// RFC 9114 section 6.2.1, RFC 9204 section 4.2.
@@ -340,7 +340,7 @@ async fn a_second_critical_stream_closes_the_connection() {
         vec![uni(raw, bytes, End::Open, cut).await, uni(raw, bytes, End::Open, cut).await]
     })
     .await;
-    scene.is_unharmed().await;
+    scene.leaves_others_unharmed().await;
 }
 
 /// S12, S18 and RFC 9114 section 4.1: streams of requests.
@@ -395,7 +395,7 @@ async fn a_frame_that_no_request_may_have_closes_the_connection() {
         })
         .await;
     }
-    scene.is_unharmed().await;
+    scene.leaves_others_unharmed().await;
 }
 
 /// S12. A unidirectional stream whose session cannot be.
@@ -407,7 +407,7 @@ async fn a_unidirectional_stream_of_an_impossible_session_closes_the_connection(
         vec![uni(raw, bytes, End::Open, cut).await]
     })
     .await;
-    scene.is_unharmed().await;
+    scene.leaves_others_unharmed().await;
 }
 
 /// The frames of a session's own stream, once it stands (RFC 9114 sections 4.4 and 7.1).
@@ -434,7 +434,7 @@ async fn a_wrong_frame_on_a_sessions_stream_closes_the_connection() {
             scene.gateway.session_ends("protocol_error", ended).await;
         }
     }
-    scene.is_unharmed().await;
+    scene.leaves_others_unharmed().await;
 }
 
 /// S14, S15. Capsules that break a rule end their session, and no other on the connection.
@@ -481,7 +481,7 @@ async fn a_malformed_capsule_costs_its_session_alone() {
     }
     raw.check(other.id()).await;
     raw.leave();
-    scene.is_unharmed().await;
+    scene.leaves_others_unharmed().await;
 }
 
 /// S15. The gateway has answered a close with its FIN; what comes then is still an error.
@@ -498,7 +498,7 @@ async fn bytes_after_the_answer_to_a_close_are_stopped() {
     scene.gateway.session_ends("client_closed", 1.0).await;
     raw.check(other.id()).await;
     raw.leave();
-    scene.is_unharmed().await;
+    scene.leaves_others_unharmed().await;
 }
 
 /// S10, S15, S21. What is allowed though it is odd: unknown capsules and frames, capsules across frames,
@@ -532,7 +532,7 @@ async fn odd_but_sound_capsules_are_taken() {
     scene.gateway.session_ends("client_closed", 15.0).await;
     raw.check(other.id()).await;
     raw.leave();
-    scene.is_unharmed().await;
+    scene.leaves_others_unharmed().await;
 }
 
 /// S21. A stream that ends before it has said what it is goes without a word.
@@ -559,7 +559,7 @@ async fn a_stream_that_ends_within_its_head_is_dropped() {
     assert_eq!(stream.reset_code().await, H3_REQUEST_INCOMPLETE);
     raw.check(session.id()).await;
     raw.leave();
-    scene.is_unharmed().await;
+    scene.leaves_others_unharmed().await;
 }
 
 async fn expect_reset_code(mut recv: quinn::RecvStream) -> u64 {
@@ -577,13 +577,13 @@ async fn a_stream_of_unknown_type_is_stopped() {
     let session = raw.session("/echo").await;
     for kind in [0x21, 0x41, varint_max()] {
         for cut in CUTS {
-            let mut send = uni(&raw, &[varint(kind), vec![7; 100]].concat(), End::Open, cut).await;
-            assert_eq!(stop_code(&mut send).await, H3_STREAM_CREATION_ERROR);
+            let send = uni(&raw, &[varint(kind), vec![7; 100]].concat(), End::Open, cut).await;
+            assert_eq!(stop_code(&send).await, H3_STREAM_CREATION_ERROR);
         }
     }
     raw.check(session.id()).await;
     raw.leave();
-    scene.is_unharmed().await;
+    scene.leaves_others_unharmed().await;
 }
 
 const fn varint_max() -> u64 {
@@ -608,8 +608,8 @@ async fn streams_of_what_is_no_session_are_rejected() {
         assert_eq!(early.stop_code().await, WT_BUFFERED_STREAM_REJECTED);
         let mut late = raw.stream_of(id, b"late").await;
         assert_eq!(late.reset_code().await, WT_BUFFERED_STREAM_REJECTED);
-        let mut send = raw.uni(&[varint(WT_UNI), varint(id), b"late".to_vec()].concat()).await;
-        assert_eq!(stop_code(&mut send).await, WT_BUFFERED_STREAM_REJECTED);
+        let send = raw.uni(&[varint(WT_UNI), varint(id), b"late".to_vec()].concat()).await;
+        assert_eq!(stop_code(&send).await, WT_BUFFERED_STREAM_REJECTED);
     }
     let mut over = raw.session("/echo").await;
     finish(&mut over.send);
@@ -619,7 +619,7 @@ async fn streams_of_what_is_no_session_are_rejected() {
     assert_eq!(late.stop_code().await, WT_SESSION_GONE);
     raw.check(session.id()).await;
     raw.leave();
-    scene.is_unharmed().await;
+    scene.leaves_others_unharmed().await;
 }
 
 /// S12 and RFC 9297 section 2.1.
@@ -632,7 +632,7 @@ async fn a_datagram_without_a_proper_id_closes_the_connection() {
         raw.datagram(bytes);
         assert_eq!(raw.closed().await, H3_DATAGRAM_ERROR, "{bytes:x?}");
     }
-    scene.is_unharmed().await;
+    scene.leaves_others_unharmed().await;
 }
 
 /// S11. Datagrams without a session are held for a moment or dropped, and each is counted.
@@ -653,7 +653,7 @@ async fn datagrams_without_a_session_are_dropped_and_counted() {
     }
     raw.check(session.id()).await;
     raw.leave();
-    scene.is_unharmed().await;
+    scene.leaves_others_unharmed().await;
 }
 
 /// S17, G1. A code that carries none of an application's is passed on as a reset without one.
@@ -690,7 +690,7 @@ async fn a_request_waits_for_the_settings() {
     assert_eq!(request.response().await.status, 200);
     raw.check(request.id()).await;
     raw.leave();
-    scene.is_unharmed().await;
+    scene.leaves_others_unharmed().await;
 }
 
 /// S1. The gateway's settings come first on its one control stream, without waiting for the client's.
@@ -725,5 +725,5 @@ async fn the_gateway_says_its_settings_first() {
     for id in [0xc671_706a, 0x14e9_cd29, 0x2b61, 0x2b64, 0x2b65] {
         assert!(said.get(&id).is_some_and(|value| *value > 0), "{id:#x}");
     }
-    scene.is_unharmed().await;
+    scene.leaves_others_unharmed().await;
 }

@@ -309,7 +309,8 @@ impl Stream {
         loop {
             if let Some((kind, n)) = take_varint(&self.read)
                 && let Some((length, m)) = take_varint(&self.read[n..])
-                && let Some(payload) = self.read.get(n + m..n + m + length as usize)
+                && let Some(payload) =
+                    self.read.get(n + m..n + m + usize::try_from(length).unwrap())
             {
                 let payload = payload.to_vec();
                 self.read.drain(..n + m + payload.len());
@@ -335,13 +336,13 @@ impl Stream {
     }
 
     /// The code with which the gateway stops ours.
-    pub(crate) async fn stop_code(&mut self) -> u64 {
-        stop_code(&mut self.send).await
+    pub(crate) async fn stop_code(&self) -> u64 {
+        stop_code(&self.send).await
     }
 }
 
 /// The code with which the gateway stops a stream.
-pub(crate) async fn stop_code(send: &mut SendStream) -> u64 {
+pub(crate) async fn stop_code(send: &SendStream) -> u64 {
     match soon(send.stopped()).await {
         Ok(Some(code)) => code.into_inner(),
         other => panic!("not stopped: {other:?}"),
@@ -447,12 +448,13 @@ fn take_integer(section: &mut &[u8], bits: u32) -> usize {
     let mut value = usize::from(section[0] & mask);
     let is_whole = section[0] & mask < mask;
     *section = &section[1..];
-    let mut shift = 0;
-    while !is_whole {
+    if is_whole {
+        return value;
+    }
+    for shift in (0..).step_by(7) {
         let byte = section[0];
         *section = &section[1..];
         value += usize::from(byte & 0x7f) << shift;
-        shift += 7;
         if byte & 0x80 == 0 {
             break;
         }
