@@ -351,6 +351,10 @@ pub struct Route {
     /// Whether requests without an origin may use it: native clients send none. Default false when
     /// origins are listed, true with `origins = "any"`.
     pub allow_missing_origin: bool,
+    /// Application protocols that sessions may agree on (`WT-Available-Protocols`). Default none.
+    pub protocols: Vec<String>,
+    /// Whether a client that offers none of them is refused. Default false.
+    pub require_protocol: bool,
     /// Where it goes.
     pub backend: Arc<Backend>,
     /// What becomes of bidirectional streams. Default `per-stream`.

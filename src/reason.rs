@@ -81,6 +81,8 @@ reasons! {
         OriginNotAllowed = "origin_not_allowed", Client;
         /// The request has no origin and the route wants one.
         OriginMissing = "origin_missing", Client;
+        /// The route requires an application protocol, and has none of the client's.
+        NoCommonProtocol = "no_common_protocol", Client;
         /// The gateway is at its limit of sessions.
         TooManySessions = "too_many_sessions", Gateway;
         /// The route is at its limit of sessions.
@@ -100,7 +102,7 @@ impl Refusal {
     /// The HTTP status that says it (RFC 9110 section 15; draft-ietf-webtrans-http3-16 section 3.2).
     pub const fn status(self) -> u16 {
         match self {
-            Self::BadRequest | Self::SettingsTimeout => 400,
+            Self::BadRequest | Self::SettingsTimeout | Self::NoCommonProtocol => 400,
             Self::OriginNotAllowed | Self::OriginMissing => 403,
             Self::NoRoute => 404,
             Self::NotWebTransport => 405,

@@ -19,7 +19,7 @@ use crate::{
     config::{self, Origin, Origins, RoutePath, Segment, path_segments},
     metrics::{Metrics, RouteMetrics},
     reason::Refusal,
-    transport::RequestHead,
+    transport::{PAGE_PATH, RequestHead},
 };
 
 /// Every route of a configuration.
@@ -51,6 +51,8 @@ impl fmt::Display for Route {
 pub struct Match {
     /// The route.
     pub route: Arc<Route>,
+    /// The application protocol of the session, if client and route have one in common.
+    pub protocol: Option<String>,
     /// What the route's captures stand for in this request, in the order of the path. The values are
     /// the client's word, and their percent-encoding is left as it is.
     pub captures: Vec<(String, String)>,
@@ -80,12 +82,16 @@ impl RouteTable {
     pub fn lookup(&self, head: &RequestHead) -> Result<Match, (Option<Arc<Route>>, Refusal)> {
         let segments = path_segments(&head.path).map_err(|_unfit| (None, Refusal::BadRequest))?;
         let found = self.tree.find(&segments).and_then(|index| self.routes.get(index));
-        let route = found.ok_or((None, Refusal::NoRoute))?;
+        let is_page = head.path == PAGE_PATH;
+        let none = if is_page { Refusal::NotWebTransport } else { Refusal::NoRoute };
+        let route = found.ok_or((None, none))?;
         if let Err(why) = check_origin(&route.settings, head.origin.as_deref()) {
             return Err((Some(Arc::clone(route)), why));
         }
+        let protocol = choose_protocol(&route.settings, &head.protocols)
+            .map_err(|why| (Some(Arc::clone(route)), why))?;
         let captures = captures(&route.settings.path, &segments);
-        Ok(Match { route: Arc::clone(route), captures })
+        Ok(Match { route: Arc::clone(route), protocol, captures })
     }
 }
 
@@ -100,6 +106,15 @@ fn check_origin(route: &config::Route, header: Option<&str>) -> Result<(), Refus
         Origins::List(list) => Origin::parse(header).is_ok_and(|origin| list.contains(&origin)),
     };
     if allowed { Ok(()) } else { Err(Refusal::OriginNotAllowed) }
+}
+
+/// The first of the client's protocols that the route has: the client's order counts (draft section 3.3).
+fn choose_protocol(route: &config::Route, offered: &[String]) -> Result<Option<String>, Refusal> {
+    let chosen = offered.iter().find(|protocol| route.protocols.contains(protocol));
+    if chosen.is_none() && route.require_protocol {
+        return Err(Refusal::NoCommonProtocol);
+    }
+    Ok(chosen.cloned())
 }
 
 /// What the captures of a path stand for in a request that it takes.
@@ -151,6 +166,7 @@ mod tests {
             client: "127.0.0.1:1".parse().unwrap(),
             local: None,
             dialect: "draft02",
+            protocols: Vec::new(),
         }
     }
 
@@ -195,8 +211,7 @@ mod tests {
     #[test]
     fn a_path_that_no_route_takes_is_not_found() {
         let table = table(&["/game/{room}", "/files/{rest...}", "/echo"]);
-        for path in ["/", "/game", "/game/", "/game/1/", "/game/1/2", "/files", "/files/", "/echo/"]
-        {
+        for path in ["/game", "/game/", "/game/1/", "/game/1/2", "/files", "/files/", "/echo/"] {
             assert_eq!(taken_by(&table, path, None), Err(Refusal::NoRoute), "{path}");
         }
     }

@@ -37,7 +37,7 @@ use crate::{
     lifecycle::Lifecycle,
     metrics::Metrics,
     reason::{Ending, Refusal, Side},
-    route::{Route, RouteTable},
+    route::{Match, Route, RouteTable},
     transport::{ClientEnd, RequestHead, Session, SessionRequest},
 };
 
@@ -90,9 +90,9 @@ impl SessionContext {
             let route = found.map_or_else(|(route, _)| route, |found| Some(found.route));
             return Err((route, Refusal::Draining));
         }
-        let route = found?.route;
+        let Match { route, protocol, .. } = found?;
         match self.reserve(&route, &tables.backends) {
-            Ok((permits, pin)) => Ok(Admission { route, pin, permits }),
+            Ok((permits, pin)) => Ok(Admission { route, protocol, pin, permits }),
             Err(why) => Err((Some(route), why)),
         }
     }
@@ -129,6 +129,7 @@ impl SessionContext {
 #[derive(Debug)]
 struct Admission {
     route: Arc<Route>,
+    protocol: Option<String>,
     pin: Pin,
     permits: Permits,
 }
@@ -156,7 +157,7 @@ pub async fn run<R: SessionRequest>(request: R, context: Arc<SessionContext>) {
 async fn serve<R: SessionRequest>(
     request: R,
     head: RequestHead,
-    Admission { route, pin, permits: _permits }: Admission,
+    Admission { route, protocol, pin, permits: _permits }: Admission,
     asked: Instant,
     context: &SessionContext,
 ) {
@@ -169,7 +170,7 @@ async fn serve<R: SessionRequest>(
     let events = Arc::new(Events::new(Arc::clone(&bridges), datagrams));
     events.begin();
 
-    let session = match request.accept(events).await {
+    let session = match request.accept(protocol.as_deref(), events).await {
         Ok(session) => session,
         Err(end) => {
             // Gone before it began: never counted as a session, so not as an ending either.
@@ -188,7 +189,7 @@ async fn serve<R: SessionRequest>(
     }
     route.metrics.ends.inc(end.why);
     route.metrics.session_lived(began.elapsed());
-    log_end(&head, &bridges, &end, began);
+    log_end(&head, protocol.as_deref(), &bridges, &end, began);
 }
 
 /// How a session ended.
@@ -274,7 +275,13 @@ fn kill_reason(lifecycle: &Lifecycle) -> Ending {
     if lifecycle.is_hurried() { Ending::Killed } else { Ending::DrainDeadline }
 }
 
-fn log_end(head: &RequestHead, bridges: &bridge::Context, end: &End, began: Instant) {
+fn log_end(
+    head: &RequestHead,
+    protocol: Option<&str>,
+    bridges: &bridge::Context,
+    end: &End,
+    began: Instant,
+) {
     let totals = bridges.totals();
     let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     info!(
@@ -286,6 +293,7 @@ fn log_end(head: &RequestHead, bridges: &bridge::Context, end: &End, began: Inst
         path = head.path,
         origin = head.origin,
         dialect = head.dialect,
+        protocol,
         side = end.why.side().word(),
         reason = end.why.word(),
         client_code = end.code,

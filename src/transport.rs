@@ -16,6 +16,10 @@ use bytes::Bytes;
 
 use crate::reason::Refusal;
 
+/// The one path that also answers ordinary requests: it is there, though it takes no session unless a
+/// route has it.
+pub const PAGE_PATH: &str = "/";
+
 /// What a client asked for when it asked for a session. All of it is the client's word.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RequestHead {
@@ -25,6 +29,8 @@ pub struct RequestHead {
     pub path: String,
     /// What followed the `?`, if there was one.
     pub query: Option<String>,
+    /// The application protocols that the client speaks, those that it likes best first.
+    pub protocols: Vec<String>,
     /// The `Origin` header, which browsers always send and native clients seldom.
     pub origin: Option<String>,
     /// The client's address when it asked.
@@ -46,10 +52,11 @@ pub trait SessionRequest: Send + 'static {
     /// The way for datagrams to the client; usable once the session is accepted.
     fn datagrams(&self) -> <Self::Session as Session>::Datagrams;
 
-    /// Accepts. From now on `events` gets what the client opens and sends, first of all what came
-    /// before the acceptance.
+    /// Accepts, with one of the client's application protocols if the route has any of them. From now on
+    /// `events` gets what the client opens and sends, first of all what came before the acceptance.
     fn accept(
         self,
+        protocol: Option<&str>,
         events: Arc<dyn SessionEvents<Self::Session>>,
     ) -> impl Future<Output = Result<Self::Session, ClientEnd>> + Send;
 

@@ -41,6 +41,7 @@ mod fields;
 pub(crate) mod guard;
 pub(crate) mod head;
 mod mailbox;
+mod protocols;
 mod qpack;
 mod registry;
 mod request;

@@ -133,6 +133,9 @@ fn route(route: &Route) -> raw::Route {
         path: Some(route.path.clone()),
         origins: Some(route.origins.clone()),
         allow_missing_origin: Some(route.allow_missing_origin),
+        // An empty list has no form: the key is left out.
+        protocols: Some(route.protocols.clone()).filter(|protocols| !protocols.is_empty()),
+        require_protocol: Some(route.require_protocol),
         backend: Some(route.backend.name.clone()),
         streams: Some(route.streams),
         uni: Some(route.uni),

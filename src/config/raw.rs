@@ -214,6 +214,8 @@ section! {
         path: RoutePath,
         origins: Origins,
         allow_missing_origin: bool,
+        protocols: Vec<String>,
+        require_protocol: bool,
         backend: String,
         streams: StreamsMode,
         uni: UniMode,

@@ -462,6 +462,7 @@ impl SessionRequest for MemoryRequest {
 
     async fn accept(
         self,
+        _: Option<&str>,
         events: Arc<dyn SessionEvents<MemorySession>>,
     ) -> Result<MemorySession, ClientEnd> {
         *self.client.events.lock().unwrap() = Some(events);
@@ -537,6 +538,7 @@ impl MemoryClient {
             origin: Some("https://play.test".into()),
             client: "192.0.2.1:50000".parse().unwrap(),
             local: "203.0.113.9:443".parse().ok(),
+            protocols: Vec::new(),
             dialect: "draft02",
         };
         let datagrams = DatagramState { queue: VecDeque::new(), room: 64, max_payload: Some(1200) };

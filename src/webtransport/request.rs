@@ -16,6 +16,7 @@ use super::{
     dialect::{Dialect, Protocol, Settings},
     guard::FirstSection,
     mailbox::{Mailbox, Note},
+    protocols::{self, Form, Offer},
     session::{self, Session},
 };
 use crate::{
@@ -106,7 +107,9 @@ impl Requests {
             }
         };
         let dialect = Dialect::negotiated(&settings, protocol);
-        let Some(head) = self.head(request, dialect) else {
+        let offered = request.headers().get_all(protocols::AVAILABLE).iter();
+        let Offer { protocols, form } = Offer::read(offered, dialect);
+        let Some(head) = self.head(request, dialect, protocols) else {
             refuse(stream, Refusal::BadRequest).await;
             return Resolved::Refused(Refusal::BadRequest);
         };
@@ -118,11 +121,17 @@ impl Requests {
             quic: self.quic,
             mailbox: self.mailbox,
             datagrams,
+            form,
             says_draft02: request.headers().contains_key("sec-webtransport-http3-draft02"),
         }))
     }
 
-    fn head(&self, request: &Request<()>, dialect: Dialect) -> Option<RequestHead> {
+    fn head(
+        &self,
+        request: &Request<()>,
+        dialect: Dialect,
+        protocols: Vec<String>,
+    ) -> Option<RequestHead> {
         let uri = request.uri();
         let path_and_query = uri.path_and_query()?;
         if uri.scheme_str() != Some("https") || path_and_query.path().is_empty() {
@@ -139,6 +148,7 @@ impl Requests {
             authority: uri.authority()?.as_str().to_owned(),
             path: path_and_query.path().to_owned(),
             query: path_and_query.query().map(str::to_owned),
+            protocols,
             origin,
             client: self.quic.remote_address(),
             local: self.quic.local_ip().map(|ip| SocketAddr::new(ip, self.local.port())),
@@ -150,7 +160,7 @@ impl Requests {
 /// Answers an ordinary request. Errors mean that the client is not there to read it.
 async fn answer(request: &Request<()>, mut stream: Stream) {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    let is_root = request.uri().path() == "/";
+    let is_root = request.uri().path() == transport::PAGE_PATH;
     let (status, body) = match (is_root, is_read) {
         (true, true) => (StatusCode::OK, GREETING),
         (true, false) => (StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD.\n"),
@@ -197,6 +207,8 @@ pub struct SessionRequest {
     quic: quinn::Connection,
     mailbox: Arc<Mailbox>,
     datagrams: Datagrams,
+    /// How the client writes application protocols.
+    form: Form,
     says_draft02: bool,
 }
 
@@ -213,13 +225,17 @@ impl transport::SessionRequest for SessionRequest {
 
     async fn accept(
         self,
+        protocol: Option<&str>,
         events: Arc<dyn transport::SessionEvents<Session>>,
     ) -> Result<Session, ClientEnd> {
         let mut response = Response::builder().status(StatusCode::OK);
         if self.says_draft02 {
             response = response.header("sec-webtransport-http3-draft", "draft02");
         }
-        let response = response.body(()).expect("all of it is fixed");
+        if let Some(value) = protocol.and_then(|chosen| protocols::answer(chosen, self.form)) {
+            response = response.header(protocols::CHOSEN, value);
+        }
+        let response = response.body(()).expect("the one value that is not fixed has been checked");
         let Self { mut stream, quic, mailbox, .. } = self;
         // Streams and datagrams that came early go to the session before any that come now.
         mailbox.post(Note::Accepted(stream.id().into_inner(), events));

@@ -80,7 +80,7 @@ async fn run(request: SessionRequest, ends: tokio::sync::mpsc::Sender<ClientEnd>
     let over = CancellationToken::new();
     let _ended = over.clone().drop_guard();
     let events = Arc::new(Echo { datagrams: request.datagrams(), over });
-    let mut session = request.accept(events).await.unwrap();
+    let mut session = request.accept(None, events).await.unwrap();
     if closes {
         return session.close(77, "bye").await;
     }

@@ -35,7 +35,7 @@ async fn scene() -> Scene {
 }
 
 impl Scene {
-    async fn leaves_others_unharmed(self) {
+    async fn ends_unharmed(self) {
         check(&self.bystander).await;
         self.gateway.shut_down().await;
     }
@@ -65,7 +65,7 @@ async fn a_stream_that_never_says_what_it_is_is_given_up() {
     send.write_all(&[0x40]).await.unwrap();
     assert_eq!(reset_code(&mut recv).await, H3_REQUEST_INCOMPLETE);
     check(&scene.session).await;
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 /// QUIC opens lower streams by implication; one that stays silent must not hold up the others.
@@ -74,7 +74,7 @@ async fn a_silent_stream_blocks_no_other() {
     let scene = scene().await;
     let _silent = scene.connection.quic().open_bi().await.unwrap();
     check(&scene.session).await;
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn streams_for_sessions_that_never_come_are_rejected_in_time_and_number() 
         assert_eq!(reset_code(recv).await, WT_BUFFERED_STREAM_REJECTED);
     }
     check(&scene.session).await;
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 #[tokio::test]

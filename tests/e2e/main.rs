@@ -5,6 +5,7 @@
 //! something behind.
 
 #![allow(clippy::disallowed_methods, reason = "tests spawn backends of their own")]
+#![allow(clippy::disallowed_types, reason = "tests speak QUIC past the client room")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
 
 #[path = "../browser/browser.rs"]

@@ -32,7 +32,7 @@ impl Scene {
     }
 
     /// The other client's session works on, and the gateway can stop.
-    async fn leaves_others_unharmed(self) {
+    async fn ends_unharmed(self) {
         self.bystander.check(self.its_session.id()).await;
         // Gone, so that the gateway need not wait for it when it stops.
         self.bystander.leave();
@@ -161,7 +161,7 @@ async fn a_malformed_request_costs_its_stream_alone() {
     scene.rejects("bad_request", 2 * requests.len()).await;
     raw.check(session.id()).await;
     raw.leave();
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 /// S7, S22. Requests that are refused get a status, a reason and the end of the stream.
@@ -199,7 +199,7 @@ async fn requests_that_cannot_be_served_get_a_status() {
     }
     raw.check(session.id()).await;
     raw.leave();
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 /// S22. The same request in every encoding that a client without a dynamic table may choose.
@@ -220,7 +220,7 @@ async fn a_request_in_huffmans_code_is_understood() {
             }
         }
     }
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 /// Sends each case on a connection of its own, whole and cut, and expects the connection's end.
@@ -323,7 +323,7 @@ async fn a_fault_on_the_control_stream_closes_the_connection() {
         })
         .await;
     }
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 /// RFC 9114 section 6.2.1, RFC 9204 section 4.2.
@@ -340,7 +340,7 @@ async fn a_second_critical_stream_closes_the_connection() {
         vec![uni(raw, bytes, End::Open, cut).await, uni(raw, bytes, End::Open, cut).await]
     })
     .await;
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 /// S12, S18 and RFC 9114 section 4.1: streams of requests.
@@ -395,7 +395,7 @@ async fn a_frame_that_no_request_may_have_closes_the_connection() {
         })
         .await;
     }
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 /// S12. A unidirectional stream whose session cannot be.
@@ -407,7 +407,7 @@ async fn a_unidirectional_stream_of_an_impossible_session_closes_the_connection(
         vec![uni(raw, bytes, End::Open, cut).await]
     })
     .await;
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 /// The frames of a session's own stream, once it stands (RFC 9114 sections 4.4 and 7.1).
@@ -434,7 +434,7 @@ async fn a_wrong_frame_on_a_sessions_stream_closes_the_connection() {
             scene.gateway.session_ends("protocol_error", ended).await;
         }
     }
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 /// S14, S15. Capsules that break a rule end their session, and no other on the connection.
@@ -481,7 +481,7 @@ async fn a_malformed_capsule_costs_its_session_alone() {
     }
     raw.check(other.id()).await;
     raw.leave();
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 /// S15. The gateway has answered a close with its FIN; what comes then is still an error.
@@ -498,7 +498,7 @@ async fn bytes_after_the_answer_to_a_close_are_stopped() {
     scene.gateway.session_ends("client_closed", 1.0).await;
     raw.check(other.id()).await;
     raw.leave();
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 /// S10, S15, S21. What is allowed though it is odd: unknown capsules and frames, capsules across frames,
@@ -532,7 +532,7 @@ async fn odd_but_sound_capsules_are_taken() {
     scene.gateway.session_ends("client_closed", 15.0).await;
     raw.check(other.id()).await;
     raw.leave();
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 /// S21. A stream that ends before it has said what it is goes without a word.
@@ -559,7 +559,7 @@ async fn a_stream_that_ends_within_its_head_is_dropped() {
     assert_eq!(stream.reset_code().await, H3_REQUEST_INCOMPLETE);
     raw.check(session.id()).await;
     raw.leave();
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 async fn expect_reset_code(mut recv: quinn::RecvStream) -> u64 {
@@ -583,7 +583,7 @@ async fn a_stream_of_unknown_type_is_stopped() {
     }
     raw.check(session.id()).await;
     raw.leave();
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 const fn varint_max() -> u64 {
@@ -619,7 +619,7 @@ async fn streams_of_what_is_no_session_are_rejected() {
     assert_eq!(late.stop_code().await, WT_SESSION_GONE);
     raw.check(session.id()).await;
     raw.leave();
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 /// S12 and RFC 9297 section 2.1.
@@ -632,7 +632,7 @@ async fn a_datagram_without_a_proper_id_closes_the_connection() {
         raw.datagram(bytes);
         assert_eq!(raw.closed().await, H3_DATAGRAM_ERROR, "{bytes:x?}");
     }
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 /// S11. Datagrams without a session are held for a moment or dropped, and each is counted.
@@ -653,7 +653,7 @@ async fn datagrams_without_a_session_are_dropped_and_counted() {
     }
     raw.check(session.id()).await;
     raw.leave();
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 /// S17, G1. A code that carries none of an application's is passed on as a reset without one.
@@ -690,7 +690,7 @@ async fn a_request_waits_for_the_settings() {
     assert_eq!(request.response().await.status, 200);
     raw.check(request.id()).await;
     raw.leave();
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
 }
 
 /// S1. The gateway's settings come first on its one control stream, without waiting for the client's.
@@ -725,5 +725,52 @@ async fn the_gateway_says_its_settings_first() {
     for id in [0xc671_706a, 0x14e9_cd29, 0x2b61, 0x2b64, 0x2b65] {
         assert!(said.get(&id).is_some_and(|value| *value > 0), "{id:#x}");
     }
-    scene.leaves_others_unharmed().await;
+    scene.ends_unharmed().await;
+}
+
+/// S3. A client that never says its settings gets no session, and an answer.
+#[tokio::test]
+async fn a_request_without_settings_is_refused_in_time() {
+    let setup = Setup::new().route("/echo", Some(echo_tcp().await), None);
+    let gateway = setup.tables("[timeouts]\nrequest = \"100ms\"").start().await;
+    let raw = Raw::connect(&gateway).await;
+    let mut request = raw.bidi(&headers(&session_fields("/echo"))).await;
+    let response = request.response().await;
+    assert_eq!((response.status, response.reason()), (400, "settings_timeout"));
+    // Nothing else is spoilt: they may come later.
+    let _control = raw.uni(&[varint(CONTROL), usual_settings()].concat()).await;
+    raw.session("/echo").await;
+    raw.leave();
+    gateway.shut_down().await;
+}
+
+/// S5. A session without datagrams is one all the same; what the backend sends is counted as lost.
+#[tokio::test]
+async fn a_client_that_takes_no_datagrams_gets_none() {
+    let scene = Scene::new().await;
+    let raw = Raw::connect(&scene.gateway).await;
+    let _control =
+        raw.uni(&[varint(CONTROL), settings(&[(0x2b60_3742, 1), (0x33, 0)])].concat()).await;
+    let session = raw.session("/echo").await;
+    raw.datagram(&[&varint(session.id() / 4)[..], b"echo me"].concat());
+    let labels = [("direction", "backend_to_client"), ("route", "echo")];
+    scene.gateway.metric_reaches("tidegate_datagram_drops_total", &labels, 1.0).await;
+    let mut stream = raw.stream_of(session.id(), b"alive").await;
+    stream.send.finish().unwrap();
+    assert_eq!(soon(stream.recv.read_to_end(10)).await.unwrap(), b"alive");
+    raw.leave();
+    scene.ends_unharmed().await;
+}
+
+/// S20. A client's GOAWAY says that it takes no pushes, of which there are none.
+#[tokio::test]
+async fn a_goaway_of_the_clients_stops_nothing() {
+    let scene = Scene::new().await;
+    let raw = Raw::connect(&scene.gateway).await;
+    let control = [varint(CONTROL), usual_settings(), frame(GOAWAY, &varint(0))].concat();
+    let _control = raw.uni(&control).await;
+    let session = raw.session("/echo").await;
+    raw.check(session.id()).await;
+    raw.leave();
+    scene.ends_unharmed().await;
 }

@@ -3,8 +3,9 @@
 use http::Method;
 use tidegate::client::RequestOptions;
 
-use crate::harness::{
-    Setup, TcpBackend, TestGateway, echo_tcp, echo_udp, expect_text, from_origin, soon,
+use crate::{
+    harness::{Setup, TcpBackend, TestGateway, echo_tcp, echo_udp, expect_text, from_origin, soon},
+    raw::{Raw, finish, headers, session_fields},
 };
 
 #[tokio::test]
@@ -113,5 +114,73 @@ async fn the_next_endpoint_is_tried_when_one_is_dead() {
         expect_text(&mut alive.accept().await, b"alive").await;
         session.close(0, "").await;
     }
+    gateway.shut_down().await;
+}
+
+/// S7. The gateway's page is there, but it is no WebTransport route, unless one has its path.
+#[tokio::test]
+async fn a_session_on_the_gateways_page_is_405() {
+    let gateway = TestGateway::echo().await;
+    let refusal = gateway.refusal("/", &RequestOptions::default()).await;
+    assert_eq!(refusal, (405, "not_webtransport".to_owned()));
+    let labels = [("route", "_none"), ("reason", "not_webtransport")];
+    gateway.metric_reaches("tidegate_session_rejects_total", &labels, 1.0).await;
+    gateway.shut_down().await;
+
+    let gateway = Setup::new().route("/", Some(echo_tcp().await), None).start().await;
+    gateway.session("/").await.close(0, "").await;
+    gateway.shut_down().await;
+}
+
+/// S8, S9. The first of the client's protocols that the route has is chosen, and told as a string.
+#[tokio::test]
+async fn the_first_of_the_clients_protocols_that_the_route_has_is_chosen() {
+    let tcp = echo_tcp().await;
+    let keys = "protocols = [\"chat-v2\", \"with \\\"quotes\\\"\"]";
+    let gateway = Setup::new().route_with("/x", Some(tcp), None, keys).start().await;
+    let raw = Raw::with_settings(&gateway).await;
+    for (offered, chosen) in [
+        (r#""chat-v3", "chat-v2""#, Some(r#""chat-v2""#)),
+        (r#""chat-v2";q=1, "with \"quotes\"""#, Some(r#""chat-v2""#)),
+        (r#""with \"quotes\"", "chat-v2""#, Some(r#""with \"quotes\"""#)),
+        (r#""chat-v1""#, None),
+        (r#""chat-v2", chat-v2"#, None),
+        ("chat-v2", None),
+    ] {
+        let mut fields = session_fields("/x");
+        fields.push(("wt-available-protocols", offered));
+        let mut session = raw.bidi(&headers(&fields)).await;
+        let response = session.response().await;
+        assert_eq!((response.status, response.field("wt-protocol")), (200, chosen), "{offered}");
+        for forbidden in ["content-length", "content-type", "transfer-encoding"] {
+            assert_eq!(response.field(forbidden), None);
+        }
+        finish(&mut session.send);
+    }
+    raw.leave();
+    gateway.shut_down().await;
+}
+
+/// S9. A route may insist.
+#[tokio::test]
+async fn a_route_that_requires_a_protocol_refuses_clients_without_it() {
+    let tcp = echo_tcp().await;
+    let keys = "protocols = [\"chat\"]\nrequire_protocol = true";
+    let gateway = Setup::new().route_with("/x", Some(tcp), None, keys).start().await;
+    let raw = Raw::with_settings(&gateway).await;
+    for offered in ["", r#""other""#, "chat"] {
+        let mut fields = session_fields("/x");
+        fields.push(("wt-available-protocols", offered));
+        let response = raw.bidi(&headers(&fields)).await.response().await;
+        assert_eq!((response.status, response.reason()), (400, "no_common_protocol"), "{offered}");
+    }
+    let refusal = gateway.refusal("/x", &RequestOptions::default()).await;
+    assert_eq!(refusal, (400, "no_common_protocol".to_owned()));
+    let labels = [("route", "x"), ("reason", "no_common_protocol")];
+    gateway.metric_reaches("tidegate_session_rejects_total", &labels, 4.0).await;
+    let mut fields = session_fields("/x");
+    fields.push(("wt-available-protocols", r#""chat""#));
+    assert_eq!(raw.bidi(&headers(&fields)).await.response().await.status, 200);
+    raw.leave();
     gateway.shut_down().await;
 }

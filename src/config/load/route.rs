@@ -59,6 +59,7 @@ fn route(
     let hint =
         "list who may use this route, such as [\"https://play.example.com\"], or write \"any\"";
     let origins = problems.required(&raw.key("origins"), raw.origins.clone(), hint);
+    check_protocols(&raw, problems);
     let backend = backend(&raw, backends, problems);
     let modes = backend.as_ref().map(|backend| Modes::choose(&raw, backend, problems));
     let datagram_queue = problems.within(
@@ -80,6 +81,8 @@ fn route(
         path: path?,
         allow_missing_origin: raw.allow_missing_origin.unwrap_or(origins == Origins::Any),
         origins,
+        protocols: raw.protocols.unwrap_or_default(),
+        require_protocol: raw.require_protocol.unwrap_or_default(),
         backend: backend?,
         streams: modes.streams,
         uni: modes.uni,
@@ -95,6 +98,22 @@ fn route(
         datagram_queue,
         datagram_ttl,
     })
+}
+
+/// Notes protocols that no header can carry, and a demand that nobody could meet.
+fn check_protocols(raw: &raw::Route, problems: &mut Collector<'_>) {
+    let protocols = raw.protocols.as_deref().unwrap_or_default();
+    for (at, protocol) in protocols.iter().enumerate() {
+        let is_sound = !protocol.is_empty() && protocol.bytes().all(|b| (b' '..=b'~').contains(&b));
+        if !is_sound {
+            let key = format!("{}[{at}]", raw.key("protocols"));
+            problems.add(key, format!("{protocol:?} is not a text of printable ASCII characters"));
+        }
+    }
+    if raw.require_protocol == Some(true) && protocols.is_empty() {
+        let message = "nobody could use this route; list what it speaks under `protocols`";
+        problems.add(raw.key("require_protocol"), message);
+    }
 }
 
 /// The backend that the route names. One that the file has but that is not usable is no problem of

@@ -198,7 +198,8 @@ fn the_effective_configuration_is_the_same_configuration() {
         VALID.replace("sessions = 5", "sessions = \"unlimited\"\nheader_bytes = 1500"),
         VALID.replace(
             "origins = \"any\"",
-            "origins = [\"null\", \"http://[::1]:8080\"]\nhalf_close_timeout = \"90s\"",
+            "origins = [\"null\", \"http://[::1]:8080\"]\nhalf_close_timeout = \"90s\"\n\
+             protocols = [\"a\", \"b\"]\nrequire_protocol = true",
         ),
         VALID.replace(
             "[backend.game]",
@@ -224,8 +225,11 @@ fn the_effective_configuration_has_every_key() {
     .effective();
     for key in known_keys() {
         let name = key.rsplit('.').next().unwrap();
-        // A secret and a self-signed certificate are alternatives that the sample does not have.
-        if !key.starts_with("server.secret") && name != "self_signed" {
+        // A secret and a self-signed certificate are alternatives that the sample does not have, and
+        // its route speaks no protocols.
+        let is_absent =
+            key.starts_with("server.secret") || ["self_signed", "protocols"].contains(&name);
+        if !is_absent {
             assert!(effective.contains(&format!("{name} = ")), "{key} is not in\n{effective}");
         }
     }

@@ -50,6 +50,8 @@ pub(super) fn route_to(backend: config::Backend) -> config::Route {
         path: RoutePath { segments: vec![Segment::Literal("game".into())] },
         origins: Origins::Any,
         allow_missing_origin: true,
+        protocols: Vec::new(),
+        require_protocol: false,
         backend: Arc::new(backend),
         streams: StreamsMode::PerStream,
         uni: UniMode::Backend,
