@@ -15,6 +15,8 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use quinn::{EndpointConfig, TokioRuntime, crypto::rustls::QuicClientConfig};
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub use crate::webtransport::SessionCredit;
+
 pub use self::{
     connection::{Connection, Refused, RequestOptions},
     session::{Closed, Session},
@@ -22,11 +24,15 @@ pub use self::{
     trust::Trust,
 };
 
+/// Bytes that a server may have in flight on a stream: 100 Mbit/s at a round trip of 100 ms.
+const STREAM_WINDOW: u32 = 1_250_000;
+
 /// Where the client's connections begin: a UDP socket. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     quic: quinn::Endpoint,
     connect_timeout: Duration,
+    session_credit: SessionCredit,
 }
 
 /// How a client's connections behave.
@@ -45,6 +51,9 @@ pub struct Options {
     /// Bytes that the kernel is asked to hold for the socket, each way. It grants what its limits allow
     /// (`net.core.rmem_max`) and says nothing when that is less.
     pub socket_buffer: usize,
+    /// What the server may send and open in each session, ahead of what was read. All zero: no session flow
+    /// control.
+    pub session_credit: SessionCredit,
 }
 
 impl Options {
@@ -57,6 +66,8 @@ impl Options {
             max_incoming_streams: 100,
             datagram_receive_buffer: 1024 * 1024,
             socket_buffer: 4 * 1024 * 1024,
+            // Fifty streams that nobody reads do not hold up the others yet.
+            session_credit: SessionCredit { data: 64 * 1024 * 1024, bidi: 256, uni: 256 },
         }
     }
 }
@@ -71,7 +82,8 @@ impl Endpoint {
         let runtime = Arc::new(TokioRuntime);
         let mut quic = quinn::Endpoint::new(EndpointConfig::default(), None, socket, runtime)?;
         quic.set_default_client_config(client_config(options)?);
-        Ok(Self { quic, connect_timeout: options.connect_timeout })
+        let Options { connect_timeout, session_credit, .. } = *options;
+        Ok(Self { quic, connect_timeout, session_credit })
     }
 
     /// The socket's address.
@@ -103,7 +115,7 @@ impl Endpoint {
         let quic = tokio::time::timeout(self.connect_timeout, connecting)
             .await
             .map_err(|_elapsed| ConnectError::TimedOut)??;
-        Connection::begin(quic).await
+        Connection::begin(quic, self.session_credit).await
     }
 
     /// Closes every connection and waits until the servers know.
@@ -150,6 +162,7 @@ fn client_config(options: &Options) -> io::Result<quinn::ClientConfig> {
     let idle = options.idle_timeout.try_into().map_err(io::Error::other)?;
     transport
         .max_idle_timeout(Some(idle))
+        .stream_receive_window(STREAM_WINDOW.into())
         .max_concurrent_bidi_streams(options.max_incoming_streams.into())
         .max_concurrent_uni_streams(options.max_incoming_streams.saturating_add(3).into())
         .datagram_receive_buffer_size(Some(options.datagram_receive_buffer));

@@ -217,6 +217,8 @@ pub struct Transport {
     pub max_mtu: u16,
     /// How fast to send. Default CUBIC.
     pub congestion: Congestion,
+    /// What clients are told of WebTransport. Default `full`.
+    pub webtransport_profile: WebTransportProfile,
     /// Kernel receive buffer asked for, per socket. Default 7 MiB.
     pub receive_buffer: ByteSize,
     /// Kernel send buffer asked for, per socket. Default 7 MiB.
@@ -238,6 +240,7 @@ impl Default for Transport {
             initial_mtu: 1200,
             max_mtu: 1452,
             congestion: Congestion::default(),
+            webtransport_profile: WebTransportProfile::default(),
             receive_buffer: ByteSize::mib(7),
             send_buffer: ByteSize::mib(7),
         }
@@ -254,6 +257,16 @@ pub enum Congestion {
     NewReno,
     /// quinn's experimental BBR.
     Bbr,
+}
+
+/// What the clients of a listener are told of WebTransport.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum WebTransportProfile {
+    /// Many sessions on a connection, with session flow control.
+    #[default]
+    Full,
+    /// One session on a connection and no session flow control: for a client that stumbles over it.
+    Minimal,
 }
 
 /// The admin listener.

@@ -114,6 +114,8 @@ fn services(
             early_datagrams: config.limits.early_datagrams as usize,
             timeouts: config.timeouts.clone(),
             initial_bidi_streams: listener.transport.initial_bidi_streams.into(),
+            session_credit: webtransport::SessionCredit::of(&listener.transport),
+            stream_window: listener.transport.stream_window.0,
             local: bound.address,
             lifecycle: lifecycle.clone(),
             metrics: metrics.clone(),

@@ -23,6 +23,7 @@
 //! - no more is held for a client than the configuration says: field sections by `limits.header_bytes`,
 //!   early streams and datagrams by number and time, everything else by QUIC's windows;
 //! - no GOAWAY is sent while a session lives: Chromium 156 crashes on it;
+//! - a client may open and send as much as it was told, and gets as much as it has told (`flow`);
 //! - a session's streams end with WT_SESSION_GONE once the session has;
 //! - a fault of the client's costs the stream or the connection that the specification says, and
 //!   nothing else.
@@ -38,6 +39,7 @@ pub(crate) mod datagram;
 pub(crate) mod demux;
 pub(crate) mod dialect;
 mod fields;
+pub(crate) mod flow;
 pub(crate) mod guard;
 pub(crate) mod head;
 mod mailbox;
@@ -46,7 +48,7 @@ mod qpack;
 mod registry;
 mod request;
 mod session;
-mod stream;
+pub(crate) mod stream;
 pub(crate) mod varint;
 
 #[cfg(test)]
@@ -56,6 +58,7 @@ pub use self::{
     connection::{Service, serve},
     datagram::Datagrams,
     dialect::Dialect,
+    flow::SessionCredit,
     request::SessionRequest,
     session::Session,
     stream::{RecvStream, SendStream},

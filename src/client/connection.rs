@@ -14,17 +14,20 @@ use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    ConnectError,
-    session::{Inbox, Session, State, inbox, read_capsules},
+    ConnectError, STREAM_WINDOW,
+    session::{Follower, Inbox, Session, State, inbox},
     stream::{RecvStream, SendStream},
 };
 use crate::{
     lifecycle::Lifecycle,
     webtransport::{
+        SessionCredit,
+        capsule::Counted,
         codes::{self, error, stream},
         control, datagram,
         demux::{Demux, Opener, RequestContext},
         dialect::{self, Settings},
+        flow::Flow,
         guard::Sender,
         head::{Kind, Opened, ReadHead},
     },
@@ -40,6 +43,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Connection {
     shared: Arc<Shared>,
+    /// What this side offers in each session.
+    ours: SessionCredit,
+    /// What the server offers.
+    theirs: SessionCredit,
 }
 
 /// What a connection, its task and its sessions share.
@@ -82,7 +89,10 @@ pub enum Refused {
 
 impl Connection {
     /// Begins HTTP/3 on a QUIC connection and waits for the server's settings.
-    pub(super) async fn begin(quic: quinn::Connection) -> Result<Self, ConnectError> {
+    pub(super) async fn begin(
+        quic: quinn::Connection,
+        ours: SessionCredit,
+    ) -> Result<Self, ConnectError> {
         let (settings, mut settings_read) = watch::channel(None);
         // Nothing goes to h3 this way: a server opens no requests.
         let (_, requests) = mpsc::channel(1);
@@ -93,7 +103,7 @@ impl Connection {
             max_section_bytes: MAX_SECTION_BYTES,
             sender: Sender::Server,
         };
-        let control_head = dialect::control_stream_head(MAX_SECTION_BYTES);
+        let control_head = dialect::control_stream_head(MAX_SECTION_BYTES, ours);
         let built = h3::client::builder()
             .send_grease(false)
             .enable_datagram(true)
@@ -119,10 +129,10 @@ impl Connection {
 
         let said = tokio::time::timeout(PATIENCE, settings_read.wait_for(Option::is_some)).await;
         match said.map(|said| said.map(|settings| settings.clone())) {
-            Ok(Ok(settings)) if settings.as_ref().is_some_and(Settings::webtransport) => {
-                Ok(Self { shared })
-            }
-            Ok(Ok(_)) => Err(ConnectError::NotWebTransport),
+            Ok(Ok(settings)) => match settings.filter(Settings::webtransport) {
+                Some(settings) => Ok(Self { shared, ours, theirs: settings.session_credit() }),
+                None => Err(ConnectError::NotWebTransport),
+            },
             Ok(Err(_)) => {
                 Err(quic.close_reason().unwrap_or(quinn::ConnectionError::LocallyClosed).into())
             }
@@ -155,7 +165,8 @@ impl Connection {
 
         let mut stream = self.shared.requests.lock().await.send_request(request).await?;
         let id = stream.id().into_inner();
-        let (inbox, outbox) = inbox();
+        let flow = Arc::new(Flow::new(self.ours, self.theirs, STREAM_WINDOW.into()));
+        let (inbox, outbox) = inbox(Arc::clone(&flow));
         self.shared.lock().insert(id, inbox);
         let answer = stream.recv_response().await.inspect_err(|_| self.shared.forget(id))?;
         if answer.status() != StatusCode::OK {
@@ -164,13 +175,21 @@ impl Connection {
         }
 
         let (send, recv) = stream.split();
+        let connect = Arc::new(tokio::sync::Mutex::new(send));
         let (state, state_read) = watch::channel(State::default());
-        self.shared.tasks.spawn(read_capsules(recv, self.shared.quic.clone(), state));
+        let follower = Follower {
+            quic: self.shared.quic.clone(),
+            connect: Arc::downgrade(&connect),
+            flow: Arc::clone(&flow),
+            state,
+        };
+        self.shared.tasks.spawn(follower.run(recv));
         Ok(Session {
             id,
             shared: Arc::clone(&self.shared),
             outbox,
-            connect: tokio::sync::Mutex::new(send),
+            connect,
+            flow,
             state: state_read,
             response: answer.into_parts().0.headers,
         })
@@ -265,13 +284,21 @@ impl Inbound {
 
     fn stream(&self, opened: Opened) {
         let Kind::WebTransport(session) = opened.kind else { return };
-        let recv = RecvStream { stream: opened.recv, first: opened.first };
         let Some(shared) = self.shared.upgrade() else { return };
         let sessions = shared.lock();
         let Some(inbox) = sessions.get(&session) else { return };
+        let kind = if opened.send.is_some() { Counted::Bidi } else { Counted::Uni };
+        if !inbox.flow.opened(kind, 1) {
+            // The session's own task hears of it.
+            return;
+        }
+        let recv = RecvStream::new(opened.recv, opened.first, Arc::clone(&inbox.flow));
         // Full or gone: dropping the stream stops it.
         match opened.send {
-            Some(send) => _ = inbox.bidi.try_send((SendStream(send), recv)),
+            Some(send) => {
+                let send = SendStream::new(send, Arc::clone(&inbox.flow));
+                _ = inbox.bidi.try_send((send, recv));
+            }
             None => _ = inbox.uni.try_send(recv),
         }
     }

@@ -1,6 +1,9 @@
 //! A client's session.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h3::client::RequestStream;
@@ -11,8 +14,10 @@ use super::{
     stream::{RecvStream, SendStream, StreamError},
 };
 use crate::webtransport::{
-    capsule::{self, Capsule, CapsuleReader},
-    codes, demux, varint,
+    capsule::{self, Capsule, CapsuleReader, Counted},
+    codes, demux,
+    flow::{Flow, FlowError, Taken},
+    varint,
 };
 
 /// How long the server may take to answer the end of a session.
@@ -30,6 +35,8 @@ pub enum Closed {
     },
     /// The server reset its CONNECT stream, with this code.
     Reset(u64),
+    /// The server broke session flow control, and was told so.
+    FlowControl,
     /// The connection is gone.
     Lost,
     /// This side closed it, and the server did not answer in time.
@@ -41,6 +48,7 @@ pub(super) struct Inbox {
     pub(super) bidi: mpsc::Sender<(SendStream, RecvStream)>,
     pub(super) uni: mpsc::Sender<RecvStream>,
     pub(super) datagrams: mpsc::Sender<Bytes>,
+    pub(super) flow: Arc<Flow>,
 }
 
 /// Where the session takes them from.
@@ -51,7 +59,7 @@ pub(super) struct Outbox {
 }
 
 /// Both ends of what the server sends on a session: so many streams and datagrams wait at most.
-pub(super) fn inbox() -> (Inbox, Outbox) {
+pub(super) fn inbox(flow: Arc<Flow>) -> (Inbox, Outbox) {
     let (bidi, bidi_taken) = mpsc::channel(256);
     let (uni, uni_taken) = mpsc::channel(256);
     let (datagrams, datagrams_taken) = mpsc::channel(4096);
@@ -60,15 +68,19 @@ pub(super) fn inbox() -> (Inbox, Outbox) {
         uni: Mutex::new(uni_taken),
         datagrams: Mutex::new(datagrams_taken),
     };
-    (Inbox { bidi, uni, datagrams }, outbox)
+    (Inbox { bidi, uni, datagrams, flow }, outbox)
 }
+
+/// This side's half of a session's CONNECT stream.
+type ConnectSend = RequestStream<demux::RequestSend, Bytes>;
 
 /// A WebTransport session. Dropping it resets its CONNECT stream: close it to end it well.
 pub struct Session {
     pub(super) id: u64,
     pub(super) shared: Arc<Shared>,
     pub(super) outbox: Outbox,
-    pub(super) connect: Mutex<RequestStream<demux::RequestSend, Bytes>>,
+    pub(super) connect: Arc<Mutex<ConnectSend>>,
+    pub(super) flow: Arc<Flow>,
     pub(super) state: watch::Receiver<State>,
     pub(super) response: http::HeaderMap,
 }
@@ -77,6 +89,8 @@ pub struct Session {
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
     pub(super) draining: bool,
+    /// The highest limit of which the server said that it keeps it from sending.
+    pub(super) blocked_at: Option<u64>,
     pub(super) closed: Option<Closed>,
 }
 
@@ -99,24 +113,41 @@ impl Session {
     /// Opens a bidirectional stream; waits while the server gives no credit.
     ///
     /// # Errors
-    /// If the connection is gone.
+    /// If the session has ended or the connection is gone.
     pub async fn open_bidi(&self) -> Result<(SendStream, RecvStream), StreamError> {
+        let mut credit = self.stream_credit(Counted::Bidi).await?;
         let opened = self.shared.quic.open_bi().await;
         let (send, recv) = opened.map_err(|_lost| StreamError::Lost)?;
-        let mut send = SendStream(send);
-        send.write(&self.head(codes::STREAM_BIDI)).await?;
-        Ok((send, RecvStream { stream: recv, first: Bytes::new() }))
+        credit.spend(1);
+        let mut send = SendStream::new(send, Arc::clone(&self.flow));
+        send.write_head(&self.head(codes::STREAM_BIDI)).await?;
+        Ok((send, RecvStream::new(recv, Bytes::new(), Arc::clone(&self.flow))))
     }
 
     /// Opens a unidirectional stream; waits while the server gives no credit.
     ///
     /// # Errors
-    /// If the connection is gone.
+    /// If the session has ended or the connection is gone.
     pub async fn open_uni(&self) -> Result<SendStream, StreamError> {
+        let mut credit = self.stream_credit(Counted::Uni).await?;
         let opened = self.shared.quic.open_uni().await;
-        let mut send = SendStream(opened.map_err(|_lost| StreamError::Lost)?);
-        send.write(&self.head(codes::STREAM_UNI)).await?;
+        let send = opened.map_err(|_lost| StreamError::Lost)?;
+        credit.spend(1);
+        let mut send = SendStream::new(send, Arc::clone(&self.flow));
+        send.write_head(&self.head(codes::STREAM_UNI)).await?;
         Ok(send)
+    }
+
+    /// Leave to open one stream.
+    async fn stream_credit(&self, kind: Counted) -> Result<Taken<'_>, StreamError> {
+        tokio::select! {
+            biased;
+            credit = self.flow.take_one(kind) => Ok(credit),
+            closed = self.closed() => Err(match closed {
+                Closed::Lost => StreamError::Lost,
+                _ => StreamError::SessionGone,
+            }),
+        }
     }
 
     /// Waits for a bidirectional stream of the server's. `None`: the connection is gone.
@@ -161,6 +192,15 @@ impl Session {
         let mut state = self.state.clone();
         let told = state.wait_for(|state| state.draining || state.closed.is_some()).await;
         told.is_ok_and(|state| state.draining)
+    }
+
+    /// Waits until the server says that a limit on data of `limit` bytes or more keeps it from sending.
+    /// False: the session ended first.
+    pub async fn server_blocked_at(&self, limit: u64) -> bool {
+        let mut state = self.state.clone();
+        let is_blocked = |state: &State| state.blocked_at.is_some_and(|at| at >= limit);
+        let told = state.wait_for(|state| is_blocked(state) || state.closed.is_some()).await;
+        told.is_ok_and(|state| is_blocked(&state))
     }
 
     /// Waits until the session has ended.
@@ -229,46 +269,105 @@ impl Drop for Session {
     }
 }
 
-/// Reads a session's CONNECT stream to its end.
-pub(super) async fn read_capsules(
-    mut connect: RequestStream<demux::RequestRecv, Bytes>,
-    quic: quinn::Connection,
-    state: watch::Sender<State>,
-) {
-    let mut reader = CapsuleReader::default();
-    let closed = loop {
-        match connect.recv_data().await {
-            Ok(Some(mut data)) => {
-                let mut data = data.copy_to_bytes(data.remaining());
-                match read_piece(&mut reader, &mut data, &state) {
-                    Some(closed) => break closed,
-                    None => continue,
-                }
-            }
-            Ok(None) => break Closed::ByServer { code: 0, reason: String::new() },
-            Err(_) if quic.close_reason().is_some() => break Closed::Lost,
-            Err(h3::error::StreamError::RemoteTerminate { code }) => {
-                break Closed::Reset(code.value());
-            }
-            Err(_) => break Closed::Lost,
-        }
-    };
-    state.send_modify(|state| state.closed = Some(closed));
+/// The task of a session: follows its CONNECT stream, and gives credit.
+pub(super) struct Follower {
+    pub(super) quic: quinn::Connection,
+    /// Weak, so that dropping the session resets the stream.
+    pub(super) connect: Weak<Mutex<ConnectSend>>,
+    pub(super) flow: Arc<Flow>,
+    pub(super) state: watch::Sender<State>,
 }
 
-fn read_piece(
-    reader: &mut CapsuleReader,
-    data: &mut Bytes,
-    state: &watch::Sender<State>,
-) -> Option<Closed> {
-    loop {
-        match reader.read(data) {
-            Ok(Some(Capsule::Close { code, reason })) => {
-                return Some(Closed::ByServer { code, reason });
+impl Follower {
+    pub(super) async fn run(self, connect: RequestStream<demux::RequestRecv, Bytes>) {
+        let closed = tokio::select! {
+            closed = self.read_capsules(connect) => closed,
+            error = self.send_due() => Err(error),
+        };
+        let closed = match closed {
+            Ok(closed) => closed,
+            Err(FlowError) => {
+                self.complain().await;
+                Closed::FlowControl
             }
-            Ok(Some(Capsule::Drain)) => state.send_modify(|state| state.draining = true),
-            Ok(None) => return None,
-            Err(_malformed) => return Some(Closed::Lost),
+        };
+        self.state.send_modify(|state| state.closed = Some(closed));
+    }
+
+    /// Reads the server's half to its end.
+    async fn read_capsules(
+        &self,
+        mut connect: RequestStream<demux::RequestRecv, Bytes>,
+    ) -> Result<Closed, FlowError> {
+        let mut reader = CapsuleReader::default();
+        loop {
+            match connect.recv_data().await {
+                Ok(Some(mut data)) => {
+                    let mut data = data.copy_to_bytes(data.remaining());
+                    if let Some(closed) = self.read_piece(&mut reader, &mut data)? {
+                        return Ok(closed);
+                    }
+                }
+                Ok(None) => return Ok(Closed::ByServer { code: 0, reason: String::new() }),
+                Err(_) if self.quic.close_reason().is_some() => return Ok(Closed::Lost),
+                Err(h3::error::StreamError::RemoteTerminate { code }) => {
+                    return Ok(Closed::Reset(code.value()));
+                }
+                Err(_) => return Ok(Closed::Lost),
+            }
         }
+    }
+
+    fn read_piece(
+        &self,
+        reader: &mut CapsuleReader,
+        data: &mut Bytes,
+    ) -> Result<Option<Closed>, FlowError> {
+        loop {
+            match reader.read(data) {
+                Ok(Some(Capsule::Close { code, reason })) => {
+                    return Ok(Some(Closed::ByServer { code, reason }));
+                }
+                Ok(Some(Capsule::Drain)) => self.state.send_modify(|state| state.draining = true),
+                Ok(Some(Capsule::Max(what, limit))) => self.flow.raise(what, limit)?,
+                Ok(Some(Capsule::Blocked(what, limit))) => self.blocked(what, limit)?,
+                Ok(None) => return Ok(None),
+                Err(_malformed) => return Ok(Some(Closed::Lost)),
+            }
+        }
+    }
+
+    fn blocked(&self, what: Counted, limit: u64) -> Result<(), FlowError> {
+        self.flow.blocked(what, limit)?;
+        if what == Counted::Data {
+            self.state.send_modify(|state| state.blocked_at = state.blocked_at.max(Some(limit)));
+        }
+        Ok(())
+    }
+
+    /// Sends what flow control has to say, until the server breaks it.
+    async fn send_due(&self) -> FlowError {
+        loop {
+            let capsules = match self.flow.due().await {
+                Ok(capsules) => capsules,
+                Err(error) => return error,
+            };
+            let sent = match self.connect.upgrade() {
+                Some(connect) => connect.lock().await.send_data(capsules).await.is_ok(),
+                None => false,
+            };
+            if !sent {
+                // The session was dropped, or the server is gone, and whoever reads hears why.
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Closes the session. Errors say that the server has.
+    async fn complain(&self) {
+        let Some(connect) = self.connect.upgrade() else { return };
+        let mut connect = connect.lock().await;
+        _ = connect.send_data(capsule::close(codes::WT_FLOW_CONTROL_ERROR, "")).await;
+        _ = connect.finish().await;
     }
 }

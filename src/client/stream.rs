@@ -1,8 +1,17 @@
 //! A client's streams.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
-use crate::webtransport::codes::{self, error};
+use crate::webtransport::{
+    codes::{self, error},
+    flow::Flow,
+    stream,
+};
+
+/// Bytes that are copied from the application at once.
+const COPY_BYTES: usize = 64 * 1024;
 
 /// Why a stream ended otherwise than cleanly.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -36,15 +45,30 @@ impl StreamError {
 
 /// The client's half of a stream. Dropping it finishes it.
 #[derive(Debug)]
-pub struct SendStream(pub(super) quinn::SendStream);
+pub struct SendStream {
+    stream: quinn::SendStream,
+    flow: Arc<Flow>,
+}
 
 impl SendStream {
+    pub(super) fn new(stream: quinn::SendStream, flow: Arc<Flow>) -> Self {
+        Self { stream, flow }
+    }
+
+    /// Writes the stream's own head, which session flow control does not count.
+    pub(super) async fn write_head(&mut self, head: &[u8]) -> Result<(), StreamError> {
+        self.stream.write_all(head).await.map_err(write_error)
+    }
+
     /// Writes all of `bytes`.
     ///
     /// # Errors
     /// If the server stopped the stream or is gone.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
-        self.0.write_all(bytes).await.map_err(write_error)
+        for piece in bytes.chunks(COPY_BYTES) {
+            self.write_chunk(Bytes::copy_from_slice(piece)).await?;
+        }
+        Ok(())
     }
 
     /// Writes a chunk without copying it.
@@ -52,13 +76,13 @@ impl SendStream {
     /// # Errors
     /// If the server stopped the stream or is gone.
     pub async fn write_chunk(&mut self, chunk: Bytes) -> Result<(), StreamError> {
-        self.0.write_chunk(chunk).await.map_err(write_error)
+        stream::write(&mut self.stream, &self.flow, chunk).await.map_err(write_error)
     }
 
     /// Ends the stream cleanly.
     pub fn finish(&mut self) {
         // An error says that the server stopped the stream, which `stopped` tells as well.
-        _ = self.0.finish();
+        _ = self.stream.finish();
     }
 
     /// Ends the stream abnormally, with an application's code.
@@ -72,12 +96,12 @@ impl SendStream {
     /// If the code is no QUIC varint.
     pub fn reset_raw(&mut self, code: u64) {
         // An error says that the stream has ended already.
-        _ = self.0.reset(codes::quic(code));
+        _ = self.stream.reset(codes::quic(code));
     }
 
     /// Waits until the server has everything (`None`) or stops the stream.
     pub async fn stopped(&self) -> Option<StreamError> {
-        match self.0.stopped().await {
+        match self.stream.stopped().await {
             Ok(code) => code.map(StreamError::from_code),
             Err(_) => Some(StreamError::Lost),
         }
@@ -94,23 +118,54 @@ fn write_error(error: quinn::WriteError) -> StreamError {
 /// The server's half of a stream. Dropping it asks the server to stop.
 #[derive(Debug)]
 pub struct RecvStream {
-    pub(super) stream: quinn::RecvStream,
-    pub(super) first: Bytes,
+    stream: quinn::RecvStream,
+    /// What was read with the stream's head.
+    first: Bytes,
+    flow: Arc<Flow>,
+    ended: bool,
 }
 
 impl RecvStream {
+    pub(super) fn new(stream: quinn::RecvStream, first: Bytes, flow: Arc<Flow>) -> Self {
+        Self { stream, first, flow, ended: false }
+    }
+
     /// Reads what comes next. `None`: the server finished.
     ///
     /// # Errors
     /// If the server reset the stream or is gone.
     pub async fn read(&mut self) -> Result<Option<Bytes>, StreamError> {
-        if !self.first.is_empty() {
-            return Ok(Some(std::mem::take(&mut self.first)));
+        let chunk = if self.first.is_empty() {
+            self.read_chunk().await?
+        } else {
+            Some(std::mem::take(&mut self.first))
+        };
+        if let Some(chunk) = &chunk {
+            self.flow.received(chunk.len() as u64);
         }
+        Ok(chunk)
+    }
+
+    async fn read_chunk(&mut self) -> Result<Option<Bytes>, StreamError> {
         match self.stream.read_chunk(usize::MAX, true).await {
-            Ok(chunk) => Ok(chunk.map(|chunk| chunk.bytes)),
-            Err(quinn::ReadError::Reset(code)) => Err(StreamError::from_code(code)),
+            Ok(Some(chunk)) => Ok(Some(chunk.bytes)),
+            Ok(None) => {
+                self.ended = true;
+                Ok(None)
+            }
+            Err(quinn::ReadError::Reset(code)) => {
+                self.cut();
+                Err(StreamError::from_code(code))
+            }
             Err(_) => Err(StreamError::Lost),
+        }
+    }
+
+    /// The stream ended before all of it was read.
+    fn cut(&mut self) {
+        if !self.ended {
+            self.ended = true;
+            self.flow.cut(1);
         }
     }
 
@@ -129,7 +184,14 @@ impl RecvStream {
 
     /// Asks the server to stop sending, with an application's code.
     pub fn stop(&mut self, code: u32) {
+        self.cut();
         // An error says that the stream has ended already.
         _ = self.stream.stop(codes::quic(codes::to_http3(code)));
+    }
+}
+
+impl Drop for RecvStream {
+    fn drop(&mut self) {
+        self.cut();
     }
 }

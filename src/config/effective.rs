@@ -97,6 +97,7 @@ fn transport(transport: &Transport) -> raw::Transport {
         initial_mtu: Some(transport.initial_mtu),
         max_mtu: Some(transport.max_mtu),
         congestion: Some(transport.congestion),
+        webtransport_profile: Some(transport.webtransport_profile),
         receive_buffer: Some(transport.receive_buffer),
         send_buffer: Some(transport.send_buffer),
         ..Default::default()

@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     Balance, Congestion, DatagramsMode, LogFormat, ProxyProtocol, RetryPolicy, StreamsMode,
-    UdpOpen, UniMode,
+    UdpOpen, UniMode, WebTransportProfile,
     host::HostPort,
     origin::{Origin, Origins},
     path::RoutePath,
@@ -163,6 +163,7 @@ section! {
         initial_mtu: u16,
         max_mtu: u16,
         congestion: Congestion,
+        webtransport_profile: WebTransportProfile,
         receive_buffer: ByteSize,
         send_buffer: ByteSize,
     }
@@ -310,6 +311,7 @@ words!(Steering: Auto = "auto", Off = "off");
 words!(LogFormat: Auto = "auto", Text = "text", Json = "json");
 words!(RetryPolicy: Auto = "auto", Always = "always", Never = "never");
 words!(Congestion: Cubic = "cubic", NewReno = "new-reno", Bbr = "bbr");
+words!(WebTransportProfile: Full = "full", Minimal = "minimal");
 words!(StreamsMode: PerStream = "per-stream", Refuse = "refuse");
 words!(UniMode: Backend = "backend", Refuse = "refuse");
 words!(DatagramsMode: Udp = "udp", Drop = "drop");

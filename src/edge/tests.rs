@@ -91,6 +91,7 @@ fn transport() -> Transport {
         initial_mtu: 1200,
         max_mtu: 1452,
         congestion: Congestion::Cubic,
+        webtransport_profile: config::WebTransportProfile::Full,
         receive_buffer: ByteSize(1 << 20),
         send_buffer: ByteSize(1 << 20),
     }

@@ -26,6 +26,21 @@ pub(crate) enum Capsule {
     },
     /// The sender wants the session to end soon.
     Drain,
+    /// So much the receiver may send or open in the session's whole life.
+    Max(Counted, u64),
+    /// The sender would go on, but this limit of the receiver's keeps it from it.
+    Blocked(Counted, u64),
+}
+
+/// What session flow control counts (draft section 5).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Counted {
+    /// Payload bytes on all streams of the session.
+    Data,
+    /// Bidirectional streams that were ever opened.
+    Bidi,
+    /// Unidirectional streams that were ever opened.
+    Uni,
 }
 
 /// A capsule that broke a rule: the message is malformed (RFC 9297 section 3.3).
@@ -65,16 +80,15 @@ impl CapsuleReader {
             match &mut self.state {
                 State::Head(head) => {
                     let Some((kind, length)) = read_head(head, data) else { return Ok(None) };
-                    self.state = match kind {
-                        capsule::CLOSE_SESSION | capsule::DRAIN_SESSION => {
-                            let longest = CODE_BYTES + MAX_REASON_BYTES;
+                    self.state = match longest(kind)? {
+                        Some(longest) => {
                             let length = usize::try_from(length).map_err(|_too_long| BadCapsule)?;
                             if length > longest {
                                 return Err(BadCapsule);
                             }
                             State::Body(kind, length, BytesMut::with_capacity(length))
                         }
-                        _ => State::Skip(length),
+                        None => State::Skip(length),
                     };
                 }
                 State::Skip(left) => {
@@ -121,7 +135,36 @@ fn read_head(head: &mut BytesMut, data: &mut Bytes) -> Option<(u64, u64)> {
     }
 }
 
+/// The longest body of a capsule that is known. `None`: it is not.
+fn longest(kind: u64) -> Result<Option<usize>, BadCapsule> {
+    match kind {
+        capsule::CLOSE_SESSION | capsule::DRAIN_SESSION => Ok(Some(CODE_BYTES + MAX_REASON_BYTES)),
+        // QUIC itself limits single streams; in HTTP/3 these break the rules (draft section 5.4).
+        capsule::MAX_STREAM_DATA | capsule::STREAM_DATA_BLOCKED => Err(BadCapsule),
+        kind => Ok(flow_control(kind).map(|_| varint::MAX_BYTES)),
+    }
+}
+
+/// A capsule that carries a limit, by its type.
+fn flow_control(kind: u64) -> Option<fn(u64) -> Capsule> {
+    Some(match kind {
+        capsule::MAX_DATA => |limit| Capsule::Max(Counted::Data, limit),
+        capsule::MAX_STREAMS_BIDI => |limit| Capsule::Max(Counted::Bidi, limit),
+        capsule::MAX_STREAMS_UNI => |limit| Capsule::Max(Counted::Uni, limit),
+        capsule::DATA_BLOCKED => |limit| Capsule::Blocked(Counted::Data, limit),
+        capsule::STREAMS_BLOCKED_BIDI => |limit| Capsule::Blocked(Counted::Bidi, limit),
+        capsule::STREAMS_BLOCKED_UNI => |limit| Capsule::Blocked(Counted::Uni, limit),
+        _ => return None,
+    })
+}
+
 fn parse(kind: u64, body: &BytesMut) -> Result<Capsule, BadCapsule> {
+    if let Some(capsule) = flow_control(kind) {
+        return match varint::peek(body) {
+            Some((limit, length)) if length == body.len() => Ok(capsule(limit)),
+            _ => Err(BadCapsule),
+        };
+    }
     if kind == capsule::DRAIN_SESSION {
         return if body.is_empty() { Ok(Capsule::Drain) } else { Err(BadCapsule) };
     }
@@ -141,12 +184,46 @@ pub(crate) fn close(code: u32, reason: &str) -> Bytes {
     bytes.freeze()
 }
 
+/// A capsule that means nothing (RFC 9297 section 5.4). Some receivers take an empty DATA frame for the
+/// end of the stream, so this is what is sent where there is nothing to say.
+pub(crate) fn grease() -> Bytes {
+    Bytes::from_static(&[0x17, 0])
+}
+
 /// WT_DRAIN_SESSION.
 pub(crate) fn drain() -> Bytes {
     let mut bytes = BytesMut::with_capacity(8);
     varint::put(&mut bytes, capsule::DRAIN_SESSION);
     varint::put(&mut bytes, 0);
     bytes.freeze()
+}
+
+/// Appends WT_MAX_DATA or WT_MAX_STREAMS.
+pub(crate) fn put_max(to: &mut BytesMut, what: Counted, limit: u64) {
+    let kind = match what {
+        Counted::Data => capsule::MAX_DATA,
+        Counted::Bidi => capsule::MAX_STREAMS_BIDI,
+        Counted::Uni => capsule::MAX_STREAMS_UNI,
+    };
+    put_limit(to, kind, limit);
+}
+
+/// Appends WT_DATA_BLOCKED or WT_STREAMS_BLOCKED.
+pub(crate) fn put_blocked(to: &mut BytesMut, what: Counted, limit: u64) {
+    let kind = match what {
+        Counted::Data => capsule::DATA_BLOCKED,
+        Counted::Bidi => capsule::STREAMS_BLOCKED_BIDI,
+        Counted::Uni => capsule::STREAMS_BLOCKED_UNI,
+    };
+    put_limit(to, kind, limit);
+}
+
+fn put_limit(to: &mut BytesMut, kind: u64, limit: u64) {
+    let mut body = BytesMut::with_capacity(varint::MAX_BYTES);
+    varint::put(&mut body, limit);
+    varint::put(to, kind);
+    varint::put(to, body.len() as u64);
+    to.extend_from_slice(&body);
 }
 
 fn cut(text: &str, most: usize) -> &str {
@@ -191,8 +268,39 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_read_as_they_are_written() {
+        let (mut bytes, mut wanted) = (BytesMut::new(), Vec::new());
+        for what in [Counted::Data, Counted::Bidi, Counted::Uni] {
+            for limit in [0, 63, 64, 1 << 60, varint::MAX] {
+                put_max(&mut bytes, what, limit);
+                put_blocked(&mut bytes, what, limit);
+                wanted.extend([Capsule::Max(what, limit), Capsule::Blocked(what, limit)]);
+            }
+        }
+        for step in [1, 2, 7, bytes.len()] {
+            assert_eq!(read_all(&bytes, step).as_ref(), Ok(&wanted), "{step}");
+        }
+    }
+
+    /// Types and bytes as the draft has them, so that two errors of ours cannot cancel out.
+    #[test]
+    fn limits_look_on_the_wire_as_the_draft_says() {
+        let mut bytes = BytesMut::new();
+        put_max(&mut bytes, Counted::Data, 5);
+        put_blocked(&mut bytes, Counted::Uni, 0x40);
+        let wire = [0x99, 0x0b, 0x4d, 0x3d, 1, 5, 0x99, 0x0b, 0x4d, 0x44, 2, 0x40, 0x40];
+        assert_eq!(&bytes[..], wire);
+    }
+
+    #[test]
     fn malformed_capsules_are_errors() {
         for bytes in [
+            raw(capsule::MAX_DATA, b""),
+            raw(capsule::MAX_DATA, &[0x40]),
+            raw(capsule::MAX_STREAMS_UNI, &[1, 0]),
+            raw(capsule::STREAMS_BLOCKED_BIDI, &[0xc0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            raw(capsule::MAX_STREAM_DATA, &[0, 1]),
+            raw(capsule::STREAM_DATA_BLOCKED, &[0, 1]),
             raw(capsule::DRAIN_SESSION, b"x"),
             raw(capsule::CLOSE_SESSION, b"abc"),
             raw(capsule::CLOSE_SESSION, b"\0\0\0\x01\xff\xfe"),

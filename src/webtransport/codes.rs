@@ -35,7 +35,19 @@ pub(crate) mod frame {
 pub(crate) mod capsule {
     pub(crate) const CLOSE_SESSION: u64 = 0x2843;
     pub(crate) const DRAIN_SESSION: u64 = 0x78ae;
+    pub(crate) const MAX_DATA: u64 = 0x190b_4d3d;
+    pub(crate) const MAX_STREAM_DATA: u64 = 0x190b_4d3e;
+    pub(crate) const MAX_STREAMS_BIDI: u64 = 0x190b_4d3f;
+    pub(crate) const MAX_STREAMS_UNI: u64 = 0x190b_4d40;
+    pub(crate) const DATA_BLOCKED: u64 = 0x190b_4d41;
+    pub(crate) const STREAM_DATA_BLOCKED: u64 = 0x190b_4d42;
+    pub(crate) const STREAMS_BLOCKED_BIDI: u64 = 0x190b_4d43;
+    pub(crate) const STREAMS_BLOCKED_UNI: u64 = 0x190b_4d44;
 }
+
+/// Code with which a session is closed whose other side broke flow control (draft section 9.5). As in
+/// every close capsule it is not mapped.
+pub(crate) const WT_FLOW_CONTROL_ERROR: u32 = 0x045d_4487;
 
 /// Error codes for streams and connections.
 pub(crate) mod error {

@@ -16,6 +16,7 @@ use super::{
     datagram,
     demux::{Demux, RequestContext, RequestStream},
     dialect,
+    flow::SessionCredit,
     guard::Sender,
     head::{Kind, Opened, ReadHead},
     mailbox::{Mailbox, Note},
@@ -54,6 +55,10 @@ pub struct Service {
     pub timeouts: config::Timeouts,
     /// Bidirectional streams that the client may open at first.
     pub initial_bidi_streams: u64,
+    /// What session flow control lets the client do in each session.
+    pub session_credit: SessionCredit,
+    /// Bytes that the client may have in flight on a stream.
+    pub stream_window: u64,
     /// The listener's address.
     pub local: SocketAddr,
     /// The stages of the process.
@@ -78,7 +83,7 @@ pub async fn serve(
         max_section_bytes: service.header_bytes,
         sender: Sender::Client,
     };
-    let control_head = dialect::control_stream_head(service.header_bytes);
+    let control_head = dialect::control_stream_head(service.header_bytes, service.session_credit);
     let demux = Demux::new(context.clone(), demuxed, control_head);
     // An error means that the connection is gone already.
     let built = h3::server::builder()
@@ -97,6 +102,8 @@ pub async fn serve(
             settings: settings_read,
             patience: service.timeouts.request,
             local: service.local,
+            session_credit: service.session_credit,
+            stream_window: service.stream_window,
         },
         registry: Registry::new(EarlyLimits {
             streams: service.early_streams,
@@ -239,7 +246,7 @@ impl Connection {
     fn head(&mut self, read: Result<Opened, u64>) {
         let opened = match read {
             Ok(opened) => opened,
-            Err(stream) => return self.registry.gone(stream),
+            Err(stream) => return self.registry.gave_up(stream),
         };
         match opened.kind {
             Kind::WebTransport(session) => self.webtransport_stream(session, opened),
@@ -318,9 +325,9 @@ impl Connection {
 
     fn note(&mut self, note: Note) {
         match note {
-            Note::Accepted(session, events) => {
+            Note::Accepted(session, events, flow) => {
                 self.had_session = true;
-                self.registry.accepted(session, &events);
+                self.registry.accepted(session, &events, &flow);
                 self.raise_credit();
             }
             Note::Ended(session) => self.registry.gone(session),

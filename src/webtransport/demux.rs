@@ -8,7 +8,8 @@
 //! QPACK streams are never opened, since its table has no room (RFC 9204 section 4.2).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
+    io,
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
@@ -258,7 +259,7 @@ impl RequestStream {
         let mut guard = Guard::new(context.sender, context.max_section_bytes);
         guard.push(first);
         Self {
-            send: RequestSend { stream: send, writing: None, ended: false },
+            send: RequestSend { stream: send, unsent: VecDeque::new(), ended: false },
             recv: RequestRecv {
                 context,
                 stream: recv,
@@ -446,37 +447,60 @@ impl Drop for RequestRecv {
     }
 }
 
+/// Frames that may wait in front of a request stream that takes nothing.
+///
+/// A session has one capsule of flow control under way, asks to drain once and closes once, and gives up
+/// waiting for each at most once; more than that is a fault.
+const MAX_UNSENT_FRAMES: usize = 8;
+
 /// The sending half of a request stream. Dropped before its end, it is reset.
 pub(crate) struct RequestSend {
     stream: quinn::SendStream,
-    writing: Option<WriteBuf<Bytes>>,
+    /// Frames that were handed over and not taken by QUIC yet. Whoever waits for that may give up when a
+    /// frame is half sent; what is left of it still goes before the next one, so that none is torn.
+    unsent: VecDeque<WriteBuf<Bytes>>,
     ended: bool,
+}
+
+impl RequestSend {
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), quinn::WriteError>> {
+        while let Some(frame) = self.unsent.front_mut() {
+            if !frame.has_remaining() {
+                self.unsent.pop_front();
+                continue;
+            }
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, frame.chunk())) {
+                Ok(written) => frame.advance(written),
+                Err(error) => {
+                    self.unsent.clear();
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl quic::SendStream<Bytes> for RequestSend {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        while let Some(buf) = &mut self.writing {
-            if !buf.has_remaining() {
-                self.writing = None;
-                break;
-            }
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf.chunk()));
-            buf.advance(written.map_err(write_error)?);
-        }
-        Poll::Ready(Ok(()))
+        self.poll_flush(cx).map_err(write_error)
     }
 
     fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
-        debug_assert!(self.writing.is_none(), "h3 waits until the last write is done");
-        self.writing = Some(data.into());
+        if self.unsent.len() >= MAX_UNSENT_FRAMES {
+            let full = io::Error::other("too many frames wait for the client");
+            return Err(StreamErrorIncoming::Unknown(Box::new(full)));
+        }
+        self.unsent.push_back(data.into());
         Ok(())
     }
 
-    fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        let flushed = ready!(self.poll_flush(cx));
         self.ended = true;
         // An error says that the client has stopped the stream, which h3 has no use for here.
         _ = self.stream.finish();
-        Poll::Ready(Ok(()))
+        Poll::Ready(flushed.map_err(write_error))
     }
 
     fn reset(&mut self, code: u64) {

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     codes::{frame, stream},
+    flow::SessionCredit,
     varint,
 };
 
@@ -48,23 +49,27 @@ struct Row {
     dialect: Dialect,
     word: &'static str,
     /// The setting by which both sides say that they speak it, and the value that the gateway sends.
-    setting: (u64, u64),
+    setting: (u64, Value),
+}
+
+/// What the gateway sends as a generation's setting.
+#[derive(Clone, Copy)]
+enum Value {
+    /// That it speaks it.
+    Yes,
+    /// How many sessions a connection may have.
+    Sessions,
 }
 
 /// Sessions that a client may have on one connection, as told to drafts 07 to 14. QUIC's stream credit
 /// is what really bounds them, since each holds a stream.
 const MAX_SESSIONS: u64 = 128;
 
-/// Session flow control is offered with more credit than a session can use, because a client that is
-/// told of several sessions wants to see it (draft section 5.1). What bounds memory is QUIC's own flow
-/// control, per stream and per connection.
-const SESSION_CREDIT: u64 = 1 << 60;
-
 const TABLE: [Row; 4] = [
-    Row { dialect: Dialect::Draft02, word: "draft02", setting: (0x2b60_3742, 1) },
-    Row { dialect: Dialect::Draft07, word: "draft07", setting: (0xc671_706a, MAX_SESSIONS) },
-    Row { dialect: Dialect::Draft13, word: "draft13", setting: (0x14e9_cd29, MAX_SESSIONS) },
-    Row { dialect: Dialect::Draft15, word: "draft15", setting: (0x2c7c_f000, 1) },
+    Row { dialect: Dialect::Draft02, word: "draft02", setting: (0x2b60_3742, Value::Yes) },
+    Row { dialect: Dialect::Draft07, word: "draft07", setting: (0xc671_706a, Value::Sessions) },
+    Row { dialect: Dialect::Draft13, word: "draft13", setting: (0x14e9_cd29, Value::Sessions) },
+    Row { dialect: Dialect::Draft15, word: "draft15", setting: (0x2c7c_f000, Value::Yes) },
 ];
 
 impl Dialect {
@@ -100,7 +105,10 @@ pub(crate) enum Protocol {
 }
 
 /// The gateway's control stream up to the end of its SETTINGS frame: one write.
-pub(crate) fn control_stream_head(max_field_section_bytes: u64) -> Bytes {
+///
+/// Without credit to offer, a client is told of one session only: a client that is told of more wants to
+/// see flow control (draft section 5.1), and Safari does not even ask for a session without.
+pub(crate) fn control_stream_head(max_field_section_bytes: u64, credit: SessionCredit) -> Bytes {
     let mut payload = BytesMut::with_capacity(128);
     let mut put = |id, value| {
         varint::put(&mut payload, id);
@@ -113,11 +121,23 @@ pub(crate) fn control_stream_head(max_field_section_bytes: u64) -> Bytes {
     put(setting::H3_DATAGRAM, 1);
     put(setting::H3_DATAGRAM_DRAFT04, 1);
     for row in &TABLE {
-        put(row.setting.0, row.setting.1);
+        let value = match row.setting.1 {
+            Value::Yes => 1,
+            Value::Sessions => {
+                if credit.is_offered() {
+                    MAX_SESSIONS
+                } else {
+                    1
+                }
+            }
+        };
+        put(row.setting.0, value);
     }
-    put(setting::WT_INITIAL_MAX_DATA, SESSION_CREDIT);
-    put(setting::WT_INITIAL_MAX_STREAMS_UNI, SESSION_CREDIT);
-    put(setting::WT_INITIAL_MAX_STREAMS_BIDI, SESSION_CREDIT);
+    if credit.is_offered() {
+        put(setting::WT_INITIAL_MAX_DATA, credit.data);
+        put(setting::WT_INITIAL_MAX_STREAMS_UNI, credit.uni);
+        put(setting::WT_INITIAL_MAX_STREAMS_BIDI, credit.bidi);
+    }
     // One that means nothing, so that clients keep ignoring what they do not know (RFC 9114 section
     // 7.2.4.1).
     put(0x1f * 0x5_a17e + 0x21, 0);
@@ -176,6 +196,16 @@ impl Settings {
             .any(|id| self.get(*id).unwrap_or(0) == 1)
     }
 
+    /// What the sender lets the other side do in each session at first (draft section 5.5).
+    pub(crate) fn session_credit(&self) -> SessionCredit {
+        let value = |id| self.get(id).unwrap_or(0);
+        SessionCredit {
+            data: value(setting::WT_INITIAL_MAX_DATA),
+            bidi: value(setting::WT_INITIAL_MAX_STREAMS_BIDI),
+            uni: value(setting::WT_INITIAL_MAX_STREAMS_UNI),
+        }
+    }
+
     /// Whether the sender takes WebTransport sessions: what a client wants to know of a server.
     pub(crate) fn webtransport(&self) -> bool {
         TABLE.iter().any(|row| self.get(row.setting.0).unwrap_or(0) > 0)
@@ -191,8 +221,8 @@ mod tests {
         Settings { values: values.to_vec() }
     }
 
-    fn ours() -> Settings {
-        let head = control_stream_head(16_384);
+    fn ours(credit: SessionCredit) -> Settings {
+        let head = control_stream_head(16_384, credit);
         let (length, n) = varint::peek(&head[2..]).unwrap();
         let payload = &head[2 + n..];
         assert_eq!(payload.len() as u64, length);
@@ -201,13 +231,27 @@ mod tests {
 
     #[test]
     fn every_generation_finds_its_setting() {
-        let ours = ours();
+        let credit = SessionCredit { data: 1000, bidi: 20, uni: 10 };
+        let ours = ours(credit);
         assert_eq!(ours.get(0x2b60_3742), Some(1), "Chromium wants exactly 1");
         assert_eq!(ours.get(0x2c7c_f000), Some(1), "draft 15 wants exactly 1");
         for id in [0xc671_706a, 0x14e9_cd29, 0x2b61, 0x2b64, 0x2b65] {
             assert!(ours.get(id).unwrap() > 0, "{id:#x}");
         }
         assert!(ours.datagrams() && ours.webtransport());
+        assert_eq!(ours.session_credit(), credit);
+    }
+
+    /// Safari refuses more than one session without flow control.
+    #[test]
+    fn without_credit_one_session_is_offered_and_no_flow_control() {
+        let ours = ours(SessionCredit::default());
+        for id in [0x2b60_3742, 0xc671_706a, 0x14e9_cd29, 0x2c7c_f000] {
+            assert_eq!(ours.get(id), Some(1), "{id:#x}");
+        }
+        for id in [0x2b61, 0x2b64, 0x2b65] {
+            assert_eq!(ours.get(id), None, "{id:#x}");
+        }
     }
 
     #[test]

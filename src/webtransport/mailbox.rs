@@ -4,16 +4,16 @@
 //! it can be told something from a `drop`. Bounded: a request stream leaves three notes at most, and
 //! QUIC's stream credit bounds those.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::registry::Events;
+use super::{flow::Flow, registry::Events};
 
 /// Something that the connection's task must know.
 pub(crate) enum Note {
-    /// The session was accepted; this is what takes its streams and datagrams.
-    Accepted(u64, Events),
+    /// The session was accepted; this is what takes its streams and datagrams, and its account.
+    Accepted(u64, Events, Arc<Flow>),
     /// The session has ended: its streams are gone.
     Ended(u64),
     /// The request stream is done with; a session on it has ended.

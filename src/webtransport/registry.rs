@@ -6,7 +6,8 @@
 //! in QUIC's own windows.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,14 +15,15 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    codes::error,
+    capsule::Counted,
+    codes::{self, error},
+    flow::Flow,
     head::Opened,
     stream::{RecvStream, SendStream},
 };
 
 /// What takes a session's streams and datagrams: see [`crate::transport::SessionEvents`].
-pub(crate) type Events =
-    std::sync::Arc<dyn crate::transport::SessionEvents<super::session::Session>>;
+pub(crate) type Events = Arc<dyn crate::transport::SessionEvents<super::session::Session>>;
 
 /// How many requests that did not become sessions are remembered, so that streams which name one of them
 /// get the code that says so. Past it they get that of an ended session: only the code is less exact.
@@ -37,9 +39,9 @@ pub(crate) struct EarlyLimits {
 
 /// The sessions of a connection.
 pub(crate) struct Registry {
-    live: HashMap<u64, Events>,
+    live: HashMap<u64, Live>,
     /// Requests that are not decided on, and streams that did not say yet what they are.
-    undecided: HashSet<u64>,
+    undecided: HashMap<u64, Rejected>,
     /// The first bidirectional stream that the client has not opened yet.
     next_stream: u64,
     /// The last requests that did not become sessions, oldest first.
@@ -47,6 +49,19 @@ pub(crate) struct Registry {
     limits: EarlyLimits,
     streams: VecDeque<Early<Opened>>,
     datagrams: VecDeque<Early<Bytes>>,
+}
+
+/// A session that was accepted.
+struct Live {
+    events: Events,
+    flow: Arc<Flow>,
+}
+
+/// Streams of a session that were rejected because too many waited: they count in its account.
+#[derive(Default)]
+struct Rejected {
+    bidi: u64,
+    uni: u64,
 }
 
 struct Early<T> {
@@ -57,7 +72,7 @@ struct Early<T> {
 
 /// What is known of a session id.
 enum Standing<'a> {
-    Live(&'a Events),
+    Live(&'a Live),
     /// It may still come.
     Coming,
     /// It has ended, or its stream never was a request.
@@ -81,7 +96,7 @@ impl Registry {
     pub(crate) fn new(limits: EarlyLimits) -> Self {
         Self {
             live: HashMap::new(),
-            undecided: HashSet::new(),
+            undecided: HashMap::new(),
             next_stream: 0,
             others: VecDeque::new(),
             limits,
@@ -93,12 +108,12 @@ impl Registry {
     /// The client opened a bidirectional stream, which may turn out to be a session's request.
     pub(crate) fn opened(&mut self, stream: u64) {
         self.next_stream = self.next_stream.max(stream + 4);
-        self.undecided.insert(stream);
+        self.undecided.insert(stream, Rejected::default());
     }
 
     /// The request on the stream is done with. If it was a session, that has ended.
     pub(crate) fn answered(&mut self, stream: u64) {
-        if !self.undecided.remove(&stream) {
+        if self.undecided.remove(&stream).is_none() {
             return self.gone(stream);
         }
         if self.others.len() == REMEMBERED {
@@ -119,27 +134,47 @@ impl Registry {
         }
     }
 
+    /// The stream ended before it said what it is.
+    pub(crate) fn gave_up(&mut self, stream: u64) {
+        self.gone(stream);
+        // The second bit of a stream's id says that it is unidirectional (RFC 9000 section 2.1).
+        let kind = if stream & 2 == 0 { Counted::Bidi } else { Counted::Uni };
+        for live in self.live.values() {
+            live.flow.lost_head(kind);
+        }
+    }
+
     /// The session was accepted: it gets what has waited for it.
-    pub(crate) fn accepted(&mut self, session: u64, events: &Events) {
-        self.undecided.remove(&session);
-        self.live.insert(session, Events::clone(events));
+    pub(crate) fn accepted(&mut self, session: u64, events: &Events, flow: &Arc<Flow>) {
+        let rejected = self.undecided.remove(&session).unwrap_or_default();
+        flow.opened(Counted::Bidi, rejected.bidi);
+        flow.opened(Counted::Uni, rejected.uni);
+        flow.cut(rejected.bidi + rejected.uni);
+        let live = Live { events: Events::clone(events), flow: Arc::clone(flow) };
         while let Some(early) = self.take_stream(session) {
-            deliver(events, early);
+            live.deliver(early);
         }
         while let Some(i) = self.datagrams.iter().position(|early| early.session == session) {
             if let Some(early) = self.datagrams.remove(i) {
                 events.datagram(early.what);
             }
         }
+        self.live.insert(session, live);
     }
 
     /// A WebTransport stream has come.
     pub(crate) fn stream(&mut self, session: u64, opened: Opened) {
         match self.standing(session) {
-            Standing::Live(events) => deliver(events, opened),
+            Standing::Live(live) => live.deliver(opened),
             Standing::Gone => refuse(opened, error::WT_SESSION_GONE),
             Standing::Other => refuse(opened, error::WT_BUFFERED_STREAM_REJECTED),
             Standing::Coming if self.streams.len() >= self.limits.streams => {
+                if let Some(rejected) = self.undecided.get_mut(&session) {
+                    match opened.send {
+                        Some(_) => rejected.bidi += 1,
+                        None => rejected.uni += 1,
+                    }
+                }
                 refuse(opened, error::WT_BUFFERED_STREAM_REJECTED);
             }
             Standing::Coming => {
@@ -152,8 +187,8 @@ impl Registry {
     /// A datagram has come.
     pub(crate) fn datagram(&mut self, session: u64, payload: Bytes) -> DatagramFate {
         match self.standing(session) {
-            Standing::Live(events) => {
-                events.datagram(payload);
+            Standing::Live(live) => {
+                live.events.datagram(payload);
                 DatagramFate::Kept
             }
             Standing::Gone | Standing::Other => DatagramFate::Gone,
@@ -172,8 +207,8 @@ impl Registry {
 
     /// When something that waits will have waited too long, if anything does.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        let streams = self.streams.iter().filter(|e| !self.undecided.contains(&e.session));
-        let datagrams = self.datagrams.iter().filter(|e| !self.undecided.contains(&e.session));
+        let streams = self.streams.iter().filter(|e| !self.undecided.contains_key(&e.session));
+        let datagrams = self.datagrams.iter().filter(|e| !self.undecided.contains_key(&e.session));
         streams.map(|e| e.until).chain(datagrams.map(|e| e.until)).min()
     }
 
@@ -181,7 +216,7 @@ impl Registry {
     /// datagrams were lost.
     pub(crate) fn expire(&mut self, now: Instant) -> u64 {
         let undecided = &self.undecided;
-        let is_over = |session: u64, until| until <= now && !undecided.contains(&session);
+        let is_over = |session: u64, until| until <= now && !undecided.contains_key(&session);
         let mut i = 0;
         while let Some(early) = self.streams.get(i) {
             if !is_over(early.session, early.until) {
@@ -197,18 +232,19 @@ impl Registry {
 
     /// Bidirectional streams open now in all sessions.
     pub(crate) fn open_bidi_streams(&self) -> u64 {
-        self.live.values().map(|events| events.open_bidi_streams()).sum()
+        self.live.values().map(|live| live.events.open_bidi_streams()).sum()
     }
 
     /// Bidirectional streams that all sessions together may have open.
     pub(crate) fn max_bidi_streams(&self) -> u64 {
-        self.live.values().fold(0, |sum: u64, e| sum.saturating_add(e.max_bidi_streams()))
+        let most = self.live.values().map(|live| live.events.max_bidi_streams());
+        most.fold(0, u64::saturating_add)
     }
 
     fn standing(&self, session: u64) -> Standing<'_> {
         match self.live.get(&session) {
-            Some(events) => Standing::Live(events),
-            None if session >= self.next_stream || self.undecided.contains(&session) => {
+            Some(live) => Standing::Live(live),
+            None if session >= self.next_stream || self.undecided.contains_key(&session) => {
                 Standing::Coming
             }
             None if self.others.contains(&session) => Standing::Other,
@@ -222,18 +258,26 @@ impl Registry {
     }
 }
 
-fn deliver(events: &Events, opened: Opened) {
-    let recv = RecvStream::new(opened.recv, opened.first);
-    match opened.send {
-        Some(send) => events.bidi(SendStream::new(send), recv),
-        None => events.uni(recv),
+impl Live {
+    /// Hands a stream to the session, if its client may open one.
+    fn deliver(&self, opened: Opened) {
+        let kind = if opened.send.is_some() { Counted::Bidi } else { Counted::Uni };
+        if !self.flow.opened(kind, 1) {
+            // The session's task hears of it and closes the session.
+            return refuse(opened, error::WT_SESSION_GONE);
+        }
+        let recv = RecvStream::new(opened.recv, opened.first, Arc::clone(&self.flow));
+        match opened.send {
+            Some(send) => self.events.bidi(SendStream::new(send, Arc::clone(&self.flow)), recv),
+            None => self.events.uni(recv),
+        }
     }
 }
 
-/// Ends both halves of a stream that no session takes.
-fn refuse(opened: Opened, code: u64) {
-    RecvStream::new(opened.recv, opened.first).stop_with(code);
-    if let Some(send) = opened.send {
-        SendStream::new(send).reset_with(code);
+/// Ends both halves of a stream that no session takes. Errors say that a half has ended already.
+fn refuse(mut opened: Opened, code: u64) {
+    _ = opened.recv.stop(codes::quic(code));
+    if let Some(mut send) = opened.send {
+        _ = send.reset(codes::quic(code));
     }
 }

@@ -14,6 +14,7 @@ use super::{
     datagram::Datagrams,
     demux::{self, Demux, Notes},
     dialect::{Dialect, Protocol, Settings},
+    flow::{Flow, SessionCredit},
     guard::FirstSection,
     mailbox::{Mailbox, Note},
     protocols::{self, Form, Offer},
@@ -52,6 +53,8 @@ pub(crate) struct Requests {
     pub(crate) patience: Duration,
     /// The port of the address that the client sent to.
     pub(crate) local: SocketAddr,
+    pub(crate) session_credit: SessionCredit,
+    pub(crate) stream_window: u64,
 }
 
 impl Requests {
@@ -115,9 +118,16 @@ impl Requests {
         };
         let id = stream.id().into_inner();
         let datagrams = Datagrams::new(self.quic.clone(), id, settings.datagrams());
+        // Without flow control on both sides a connection should have one session, and further requests be
+        // rejected (draft section 5.1). They are served all the same: clients of the older drafts, which
+        // know no flow control, put several sessions on a connection, and QUIC's limits bound all of them
+        // together.
+        let theirs = settings.session_credit();
+        let flow = Arc::new(Flow::new(self.session_credit, theirs, self.stream_window));
         Resolved::Session(Box::new(SessionRequest {
             head,
             stream,
+            flow,
             quic: self.quic,
             mailbox: self.mailbox,
             datagrams,
@@ -209,6 +219,7 @@ pub struct SessionRequest {
     datagrams: Datagrams,
     /// How the client writes application protocols.
     form: Form,
+    flow: Arc<Flow>,
     says_draft02: bool,
 }
 
@@ -236,11 +247,11 @@ impl transport::SessionRequest for SessionRequest {
             response = response.header(protocols::CHOSEN, value);
         }
         let response = response.body(()).expect("the one value that is not fixed has been checked");
-        let Self { mut stream, quic, mailbox, .. } = self;
+        let Self { mut stream, quic, mailbox, flow, .. } = self;
         // Streams and datagrams that came early go to the session before any that come now.
-        mailbox.post(Note::Accepted(stream.id().into_inner(), events));
+        mailbox.post(Note::Accepted(stream.id().into_inner(), events, Arc::clone(&flow)));
         match stream.send_response(response).await {
-            Ok(()) => Ok(Session::new(stream, quic, mailbox)),
+            Ok(()) => Ok(Session::new(stream, quic, mailbox, flow)),
             Err(error) => Err(session::client_end(&quic, &error)),
         }
     }

@@ -8,13 +8,17 @@ use tokio::time::timeout;
 
 use super::{
     capsule::{self, Capsule, CapsuleReader},
-    codes::error,
+    codes::{WT_FLOW_CONTROL_ERROR, error},
     datagram::Datagrams,
     demux,
+    flow::{Flow, FlowError},
     mailbox::{Mailbox, Note},
     stream::{RecvStream, SendStream},
 };
-use crate::transport::{self, ClientEnd};
+use crate::{
+    reason::Ending,
+    transport::{self, ClientEnd},
+};
 
 /// How long a client that was told of its session's end may take to say that it has read it. Chromium
 /// answers at once; a client that does not only costs the gateway this wait.
@@ -23,13 +27,40 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 /// A WebTransport session, as its session task has it.
 pub struct Session {
     send: RequestStream<demux::RequestSend, Bytes>,
-    recv: RequestStream<demux::RequestRecv, Bytes>,
+    incoming: Incoming,
     id: u64,
-    quic: quinn::Connection,
     mailbox: Arc<Mailbox>,
+    flow: Arc<Flow>,
+    /// Whether a frame was handed over and may not be with QUIC yet.
+    is_sending: bool,
+    /// How the client ended it, once it has.
+    end: Option<ClientEnd>,
+}
+
+/// The client's half of the CONNECT stream.
+struct Incoming {
+    recv: RequestStream<demux::RequestRecv, Bytes>,
+    quic: quinn::Connection,
     capsules: CapsuleReader,
-    /// What was read of the CONNECT stream and not looked at.
+    /// What was read and not looked at.
     unread: Bytes,
+}
+
+/// Why nothing more is expected of the client.
+#[derive(Debug)]
+enum Over {
+    /// It ended the session, or is gone.
+    Ended(ClientEnd),
+    /// What it sent on the CONNECT stream breaks the rules.
+    Malformed,
+    /// It opened, sent or announced what session flow control forbids.
+    FlowControl,
+}
+
+impl From<FlowError> for Over {
+    fn from(_: FlowError) -> Self {
+        Self::FlowControl
+    }
 }
 
 impl Session {
@@ -37,53 +68,106 @@ impl Session {
         stream: RequestStream<demux::RequestStream, Bytes>,
         quic: quinn::Connection,
         mailbox: Arc<Mailbox>,
+        flow: Arc<Flow>,
     ) -> Self {
         let id = stream.id().into_inner();
         let (send, recv) = stream.split();
         let (capsules, unread) = (CapsuleReader::default(), Bytes::new());
-        Self { send, recv, id, quic, mailbox, capsules, unread }
+        let incoming = Incoming { recv, quic, capsules, unread };
+        Self { send, incoming, id, mailbox, flow, is_sending: false, end: None }
     }
 
-    /// Reads capsules until the client ends the session. Cancel-safe: what was read is kept.
-    async fn read_to_end(&mut self) -> ClientEnd {
-        loop {
-            match self.capsules.read(&mut self.unread) {
-                Ok(Some(Capsule::Close { code, reason })) => {
-                    return ClientEnd::Closed { code, reason };
-                }
-                // A client has nothing to drain; that it says so changes nothing.
-                Ok(Some(Capsule::Drain)) => continue,
-                Ok(None) => {}
-                Err(_malformed) => return ClientEnd::ProtocolError,
-            }
-            match self.recv.recv_data().await {
-                Ok(Some(mut data)) => self.unread = data.copy_to_bytes(data.remaining()),
-                // A FIN without a capsule is a close without code and reason (draft section 6).
-                Ok(None) if self.capsules.at_boundary() => {
-                    return ClientEnd::Closed { code: 0, reason: String::new() };
-                }
-                Ok(None) => return ClientEnd::ProtocolError,
-                Err(error) => return client_end(&self.quic, &error),
-            }
+    /// Gives credit and reads capsules until the client ends the session. Cancel-safe: what was read is
+    /// kept, and what was being sent is sent before anything else.
+    async fn until_over(&mut self) -> Over {
+        tokio::select! {
+            over = self.incoming.read_to_end(&self.flow) => over,
+            over = send_due(&mut self.send, &self.flow, &mut self.is_sending) => over,
         }
     }
 
     /// Answers the client's end of the session at once, whatever the backends do.
-    async fn answer_end(&mut self, end: &ClientEnd) {
-        // Nothing may follow the close capsule (draft section 6).
-        let is_well_formed = *end != ClientEnd::ProtocolError && self.unread.is_empty();
-        if is_well_formed {
-            // An error says that the client is gone.
-            _ = self.send.finish().await;
-        } else {
-            self.break_off();
+    async fn answer(&mut self, over: &Over) {
+        // Errors say that the client is gone.
+        match over {
+            // Nothing may follow the close capsule (draft section 6).
+            Over::Ended(_) if self.incoming.unread.is_empty() => _ = self.send.finish().await,
+            Over::FlowControl => {
+                let capsule = capsule::close(WT_FLOW_CONTROL_ERROR, Ending::ProtocolError.word());
+                if self.send.send_data(capsule).await.is_ok() {
+                    _ = self.send.finish().await;
+                }
+            }
+            Over::Ended(_) | Over::Malformed => self.break_off(),
         }
     }
 
     /// Ends both halves of a CONNECT stream that carries what it must not.
     fn break_off(&mut self) {
         self.send.stop_stream(error::H3_MESSAGE_ERROR.into());
-        self.recv.stop_sending(error::H3_MESSAGE_ERROR.into());
+        self.incoming.recv.stop_sending(error::H3_MESSAGE_ERROR.into());
+    }
+}
+
+impl Incoming {
+    /// Reads capsules until the client ends the session. Cancel-safe.
+    async fn read_to_end(&mut self, flow: &Flow) -> Over {
+        loop {
+            match self.capsules.read(&mut self.unread) {
+                Ok(Some(capsule)) => match heed(capsule, flow) {
+                    Ok(None) => continue,
+                    Ok(Some(end)) => return Over::Ended(end),
+                    Err(error) => return error.into(),
+                },
+                Ok(None) => {}
+                Err(_malformed) => return Over::Malformed,
+            }
+            match self.recv.recv_data().await {
+                Ok(Some(mut data)) => self.unread = data.copy_to_bytes(data.remaining()),
+                // A FIN without a capsule is a close without code and reason (draft section 6).
+                Ok(None) if self.capsules.at_boundary() => {
+                    return Over::Ended(ClientEnd::Closed { code: 0, reason: String::new() });
+                }
+                Ok(None) => return Over::Malformed,
+                Err(error) => return Over::Ended(client_end(&self.quic, &error)),
+            }
+        }
+    }
+}
+
+/// Does what a capsule asks for. Yields how the session ended, if it did.
+fn heed(capsule: Capsule, flow: &Flow) -> Result<Option<ClientEnd>, FlowError> {
+    match capsule {
+        Capsule::Close { code, reason } => return Ok(Some(ClientEnd::Closed { code, reason })),
+        // A client has nothing to drain; that it says so changes nothing.
+        Capsule::Drain => {}
+        Capsule::Max(what, limit) => flow.raise(what, limit)?,
+        Capsule::Blocked(what, limit) => flow.blocked(what, limit)?,
+    }
+    Ok(None)
+}
+
+/// Sends what session flow control has to say, until the client breaks it. Cancel-safe: a frame that is
+/// half sent stays with the stream, and `is_sending` tells the next call to see it on its way.
+async fn send_due(
+    send: &mut RequestStream<demux::RequestSend, Bytes>,
+    flow: &Flow,
+    is_sending: &mut bool,
+) -> Over {
+    loop {
+        // Frames go in order: one that means nothing sees the one before it on its way.
+        let was_given_up = std::mem::replace(is_sending, false);
+        let capsules = if was_given_up { Ok(capsule::grease()) } else { flow.due().await };
+        let capsules = match capsules {
+            Ok(capsules) => capsules,
+            Err(error) => return error.into(),
+        };
+        *is_sending = true;
+        if send.send_data(capsules).await.is_err() {
+            // The client is gone, or does not listen; who reads from it hears why.
+            return std::future::pending().await;
+        }
+        *is_sending = false;
     }
 }
 
@@ -93,9 +177,18 @@ impl transport::Session for Session {
     type Datagrams = Datagrams;
 
     async fn ended(&mut self) -> ClientEnd {
-        let end = self.read_to_end().await;
+        if let Some(end) = &self.end {
+            return end.clone();
+        }
+        let over = self.until_over().await;
+        let end = match &over {
+            Over::Ended(end) => end.clone(),
+            Over::Malformed | Over::FlowControl => ClientEnd::ProtocolError,
+        };
+        self.end = Some(end.clone());
         self.mailbox.post(Note::Ended(self.id));
-        self.answer_end(&end).await;
+        // Past it the client takes nothing, not even that it is over.
+        _ = timeout(CLOSE_PATIENCE, self.answer(&over)).await;
         end
     }
 
@@ -110,7 +203,7 @@ impl transport::Session for Session {
         let told = async {
             if self.send.send_data(capsule).await.is_ok() && self.send.finish().await.is_ok() {
                 // The client's FIN or reset says that it has read it; capsules do not matter any more.
-                while let Ok(Some(_)) = self.recv.recv_data().await {}
+                while let Ok(Some(_)) = self.incoming.recv.recv_data().await {}
             }
         };
         // Past it the client is as good as gone: the connection's linger sees to the rest.
@@ -119,10 +212,16 @@ impl transport::Session for Session {
 
     async fn leave(mut self) {
         let rest = async {
-            while let Ok(Some(data)) = self.recv.recv_data().await {
-                if data.has_remaining() {
-                    return self.break_off();
+            while let Ok(Some(data)) = self.incoming.recv.recv_data().await {
+                if !data.has_remaining() {
+                    continue;
                 }
+                drop(data);
+                // Where the gateway has closed the session, a reset would overtake what it said.
+                if matches!(self.end, Some(ClientEnd::Closed { .. })) {
+                    self.break_off();
+                }
+                return;
             }
         };
         // Past it, dropping the stream tells the client that nobody listens any more.

@@ -4,15 +4,20 @@
 //! cut transfer look whole.
 
 use std::{
+    future::poll_fn,
     pin::pin,
     sync::Arc,
-    task::{Context, Wake, Waker},
+    task::{Context, Poll, Wake, Waker, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
 
-use super::codes::{self, error};
+use super::{
+    capsule::Counted,
+    codes::{self, error},
+    flow::Flow,
+};
 use crate::{
     reason::StreamEnd,
     transport::{self, RecvError, SendError},
@@ -26,6 +31,7 @@ pub struct RecvStream {
     first: Bytes,
     ended: bool,
     watch: Option<Arc<Watch>>,
+    flow: Arc<Flow>,
 }
 
 /// Wakes whoever waits for the end of a stream.
@@ -43,26 +49,21 @@ impl Wake for Watch {
 }
 
 impl RecvStream {
-    pub(crate) fn new(stream: quinn::RecvStream, first: Bytes) -> Self {
-        Self { stream, first, ended: false, watch: None }
-    }
-
-    /// Ends the stream with a code of the protocol's own.
-    pub(crate) fn stop_with(mut self, code: u64) {
-        self.end(code);
+    pub(crate) fn new(stream: quinn::RecvStream, first: Bytes, flow: Arc<Flow>) -> Self {
+        Self { stream, first, ended: false, watch: None, flow }
     }
 
     fn end(&mut self, code: u64) {
         if !self.ended {
             self.ended = true;
+            self.flow.cut(1);
             // An error says that the stream has ended already, which is as good.
             _ = self.stream.stop(codes::quic(code));
         }
     }
-}
 
-impl transport::RecvStream for RecvStream {
-    async fn read_chunks(&mut self, chunks: &mut [Bytes]) -> Result<Option<usize>, RecvError> {
+    /// Reads what is there, as the trait says, but for the account.
+    async fn read(&mut self, chunks: &mut [Bytes]) -> Result<Option<usize>, RecvError> {
         if !self.first.is_empty()
             && let Some(chunk) = chunks.first_mut()
         {
@@ -77,10 +78,21 @@ impl transport::RecvStream for RecvStream {
             }
             Err(quinn::ReadError::Reset(code)) => {
                 self.ended = true;
+                self.flow.cut(1);
                 Err(RecvError::Reset(codes::from_http3(code.into())))
             }
             Err(_) => Err(RecvError::Lost),
         }
+    }
+}
+
+impl transport::RecvStream for RecvStream {
+    async fn read_chunks(&mut self, chunks: &mut [Bytes]) -> Result<Option<usize>, RecvError> {
+        let read = self.read(chunks).await?;
+        if let Some(chunks) = read.and_then(|n| chunks.get(..n)) {
+            self.flow.received(chunks.iter().map(|chunk| chunk.len() as u64).sum());
+        }
+        Ok(read)
     }
 
     async fn lost(&mut self) -> RecvError {
@@ -89,7 +101,7 @@ impl transport::RecvStream for RecvStream {
         }
         let watch = Arc::clone(self.watch.get_or_insert_default());
         let waker = Waker::from(Arc::clone(&watch));
-        let received = std::future::poll_fn(|cx| {
+        let received = poll_fn(|cx| {
             watch.0.register(cx.waker());
             // Polled anew each time: quinn keeps nothing in the future but a reference.
             pin!(self.stream.received_reset()).poll(&mut Context::from_waker(&waker))
@@ -125,16 +137,12 @@ impl Drop for RecvStream {
 pub struct SendStream {
     stream: quinn::SendStream,
     ended: bool,
+    flow: Arc<Flow>,
 }
 
 impl SendStream {
-    pub(crate) fn new(stream: quinn::SendStream) -> Self {
-        Self { stream, ended: false }
-    }
-
-    /// Ends the stream with a code of the protocol's own.
-    pub(crate) fn reset_with(mut self, code: u64) {
-        self.end(code);
+    pub(crate) fn new(stream: quinn::SendStream, flow: Arc<Flow>) -> Self {
+        Self { stream, ended: false, flow }
     }
 
     fn end(&mut self, code: u64) {
@@ -146,9 +154,69 @@ impl SendStream {
     }
 }
 
+/// Writes a chunk as session flow control allows. Not cancel-safe: a part may have been written.
+pub(crate) async fn write(
+    stream: &mut quinn::SendStream,
+    flow: &Flow,
+    mut chunk: Bytes,
+) -> Result<(), quinn::WriteError> {
+    while !chunk.is_empty() {
+        match poll_fn(|cx| poll_write(stream, flow, &chunk, cx)).await? {
+            Some(written) => chunk.advance(written),
+            // Boxed, so that the many streams that never come here stay small.
+            None => Box::pin(credit(stream, flow)).await?,
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the session's credit, or the stream's end: whoever stops a stream need not give any for it.
+async fn credit(stream: &quinn::SendStream, flow: &Flow) -> Result<(), quinn::WriteError> {
+    let raised = flow.raised();
+    if flow.may(Counted::Data) {
+        // It came in between.
+        return Ok(());
+    }
+    tokio::select! {
+        () = raised => Ok(()),
+        stopped = stream.stopped() => Err(write_error(stopped)),
+    }
+}
+
+/// What a write says of a stream that was stopped while it waited.
+fn write_error(stopped: Result<Option<quinn::VarInt>, quinn::StoppedError>) -> quinn::WriteError {
+    match stopped {
+        Ok(Some(code)) => quinn::WriteError::Stopped(code),
+        Ok(None) => quinn::WriteError::ClosedStream,
+        Err(quinn::StoppedError::ConnectionLost(error)) => error.into(),
+        Err(quinn::StoppedError::ZeroRttRejected) => quinn::WriteError::ZeroRttRejected,
+    }
+}
+
+/// Writes as much of a chunk as session and stream allow now. `None`: the session allows nothing.
+///
+/// Credit is held only for the moment: a stream that waits for its own must not keep it from the others.
+fn poll_write(
+    stream: &mut quinn::SendStream,
+    flow: &Flow,
+    chunk: &Bytes,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Option<usize>, quinn::WriteError>> {
+    let Some(mut credit) = flow.take(Counted::Data, chunk.len() as u64) else {
+        return Poll::Ready(Ok(None));
+    };
+    let fits = usize::try_from(credit.left()).unwrap_or(usize::MAX).min(chunk.len());
+    let mut piece = [chunk.slice(..fits)];
+    // Polled anew each time: quinn keeps nothing in the future but a reference.
+    let written = ready!(pin!(stream.write_chunks(&mut piece)).poll(cx))?;
+    credit.spend(written.bytes as u64);
+    Poll::Ready(Ok(Some(written.bytes)))
+}
+
 impl transport::SendStream for SendStream {
     async fn write(&mut self, chunk: Bytes) -> Result<(), SendError> {
-        self.stream.write_chunk(chunk).await.map_err(|error| match error {
+        let written = write(&mut self.stream, &self.flow, chunk).await;
+        written.map_err(|error| match error {
             quinn::WriteError::Stopped(code) => SendError::Stopped(codes::from_http3(code.into())),
             _ => SendError::Lost,
         })

@@ -5,10 +5,11 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::time::timeout;
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{RecvStream, SendStream, Service, Session, SessionRequest, serve};
+use super::{RecvStream, SendStream, Service, Session, SessionCredit, SessionRequest, serve};
 use crate::{
     client::{self, Closed, RequestOptions, StreamError, Trust},
     config,
@@ -21,17 +22,25 @@ use crate::{
     },
 };
 
-/// Echoes streams and datagrams; `/refuse` is refused, `/bye` is closed by the server.
+/// Echoes streams and datagrams; `/refuse` is refused, `/bye` is closed by the server, on `/hold` no stream
+/// is read before a datagram comes, and on `/deaf` nothing of the session itself.
 struct Echo {
     datagrams: super::Datagrams,
     over: CancellationToken,
+    held: Option<Arc<Notify>>,
 }
 
 impl SessionEvents<Session> for Echo {
     fn bidi(&self, mut send: SendStream, mut recv: RecvStream) {
-        let over = self.over.clone();
+        let (over, held) = (self.over.clone(), self.held.clone());
         tokio::spawn(async move {
-            if over.run_until_cancelled(echo(&mut send, &mut recv)).await.is_none() {
+            let echo = async {
+                if let Some(held) = held {
+                    held.notified().await;
+                }
+                echo(&mut send, &mut recv).await;
+            };
+            if over.run_until_cancelled(echo).await.is_none() {
                 send.abandon();
                 recv.abandon();
             }
@@ -43,6 +52,9 @@ impl SessionEvents<Session> for Echo {
     }
 
     fn datagram(&self, payload: Bytes) {
+        if let Some(held) = &self.held {
+            held.notify_one();
+        }
         let framed = [self.datagrams.prefix(), &payload].concat();
         _ = self.datagrams.try_send(framed.into());
     }
@@ -62,7 +74,9 @@ async fn echo(send: &mut SendStream, recv: &mut RecvStream) {
         match recv.read_chunks(&mut chunks).await {
             Ok(Some(n)) => {
                 for chunk in &mut chunks[..n] {
-                    send.write(std::mem::take(chunk)).await.unwrap();
+                    if send.write(std::mem::take(chunk)).await.is_err() {
+                        return;
+                    }
                 }
             }
             Ok(None) => return send.finish(),
@@ -79,10 +93,16 @@ async fn run(request: SessionRequest, ends: tokio::sync::mpsc::Sender<ClientEnd>
     let closes = request.head().path == "/bye";
     let over = CancellationToken::new();
     let _ended = over.clone().drop_guard();
-    let events = Arc::new(Echo { datagrams: request.datagrams(), over });
+    let hold = |path| (request.head().path == path).then(Arc::<Notify>::default);
+    let (held, deaf) = (hold("/hold"), hold("/deaf"));
+    let held = held.or_else(|| deaf.clone());
+    let events = Arc::new(Echo { datagrams: request.datagrams(), over, held });
     let mut session = request.accept(None, events).await.unwrap();
     if closes {
         return session.close(77, "bye").await;
+    }
+    if let Some(deaf) = deaf {
+        deaf.notified().await;
     }
     session.drain().await;
     _ = ends.send(session.ended().await).await;
@@ -96,6 +116,11 @@ struct Server {
 }
 
 fn server() -> Server {
+    server_with(SessionCredit { data: 1 << 24, bidi: 384, uni: 272 })
+}
+
+/// A server that lets its clients do so much in a session.
+fn server_with(session_credit: SessionCredit) -> Server {
     let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let der = key.cert.der().clone();
     #[cfg(feature = "aws-lc-rs")]
@@ -134,6 +159,8 @@ fn server() -> Server {
             linger: Duration::from_millis(100),
         },
         initial_bidi_streams: 128,
+        session_credit,
+        stream_window: 1_250_000,
         local: address,
         lifecycle: lifecycle.clone(),
         metrics: Metrics::new(),
@@ -154,7 +181,13 @@ fn server() -> Server {
 
 impl Server {
     async fn connect(&self) -> client::Connection {
-        let options = client::Options::new(Trust::Hashes(vec![self.hash]));
+        self.connect_with(client::Options::new(Trust::Hashes(vec![self.hash])).session_credit).await
+    }
+
+    /// A client that lets the server do so much in a session.
+    async fn connect_with(&self, session_credit: SessionCredit) -> client::Connection {
+        let trust = Trust::Hashes(vec![self.hash]);
+        let options = client::Options { session_credit, ..client::Options::new(trust) };
         let local = "127.0.0.1:0".parse().unwrap();
         let endpoint = client::Endpoint::bind(local, &options).unwrap();
         endpoint.connect(self.address, "localhost").await.unwrap()
@@ -272,4 +305,234 @@ async fn a_client_that_waits_learns_that_the_connection_is_gone() {
 
     assert!(matches!(told, (None, None, None)), "{told:?}");
     assert_eq!(session.closed().await, Closed::Lost);
+}
+
+const NO_CREDIT: SessionCredit = SessionCredit { data: 0, bidi: 0, uni: 0 };
+
+/// WT_MAX_DATA and WT_MAX_STREAMS for bidirectional streams, up to the body.
+const MAX_DATA: [u8; 4] = [0x99, 0x0b, 0x4d, 0x3d];
+const MAX_STREAMS_BIDI: [u8; 4] = [0x99, 0x0b, 0x4d, 0x3f];
+
+/// A capsule as it is on the wire.
+fn raw_capsule(kind: [u8; 4], body: &[u8]) -> Bytes {
+    let length = u8::try_from(body.len()).unwrap();
+    [&kind[..], &[length], body].concat().into()
+}
+
+/// A stream of the session's that knows nothing of flow control.
+async fn raw_bidi(session: &client::Session) -> (quinn::SendStream, quinn::RecvStream) {
+    let (mut send, recv) = session.quic().open_bi().await.unwrap();
+    let id = u8::try_from(session.id()).unwrap();
+    send.write_all(&[0x40, 0x41, id]).await.unwrap();
+    (send, recv)
+}
+
+/// Waits until the session was closed with WT_FLOW_CONTROL_ERROR.
+async fn expect_flow_control_error(server: &mut Server, session: &client::Session) {
+    let told = timeout(Duration::from_secs(10), session.closed()).await.unwrap();
+    let reason = "protocol_error".to_owned();
+    assert_eq!(told, Closed::ByServer { code: 0x045d_4487, reason });
+    assert_eq!(server.end().await, ClientEnd::ProtocolError);
+}
+
+async fn open(server: &Server, credit: SessionCredit, path: &str) -> client::Session {
+    let connection = server.connect_with(credit).await;
+    connection.open_session(&server.url(path), &RequestOptions::default()).await.unwrap()
+}
+
+const SOME_CREDIT: SessionCredit = SessionCredit { data: 1 << 20, bidi: 8, uni: 8 };
+
+/// Capsules are sent while other things are waited for, and such a wait may be given up.
+#[tokio::test]
+async fn a_send_that_is_given_up_tears_no_frame() {
+    let mut server = server();
+    let session = server.session("/deaf").await.unwrap();
+    // A capsule that means nothing, larger than QUIC's window of the stream.
+    let mut grease = vec![0x17, 0x80, 0x1e, 0x84, 0x80];
+    grease.resize(grease.len() + 2_000_000, 0);
+    assert!(session.send_capsule_bytes(grease.into()).now_or_never().is_none());
+    session.send_datagram(b"hear").unwrap();
+    session.close(7, "bye").await;
+    assert_eq!(server.end().await, ClientEnd::Closed { code: 7, reason: "bye".to_owned() });
+}
+
+/// Credit for streams is for the whole life of a session, so it must be given again and again.
+#[tokio::test]
+async fn many_short_streams_in_one_session_never_stall() {
+    let server = server();
+    let session = server.session("/echo").await.unwrap();
+    let (session, mut open) = (&session, FuturesUnordered::new());
+    for i in 0..100_000_u32 {
+        open.push(async move {
+            let byte = [i.to_le_bytes()[0]];
+            let (mut send, mut recv) = session.open_bidi().await.unwrap();
+            send.write(&byte).await.unwrap();
+            send.finish();
+            assert_eq!(recv.read_to_end(2).await.unwrap(), byte);
+        });
+        if open.len() == 64 {
+            timeout(Duration::from_secs(10), open.next()).await.unwrap().unwrap();
+        }
+    }
+    while timeout(Duration::from_secs(10), open.next()).await.unwrap().is_some() {}
+}
+
+/// Many times the credit of both sides, which therefore has to be given in time.
+#[tokio::test]
+async fn data_flows_on_beyond_every_limit() {
+    let server = server_with(SessionCredit { data: 5_000, ..SOME_CREDIT });
+    let session = open(&server, SessionCredit { data: 3_000, ..SOME_CREDIT }, "/echo").await;
+    let sent: Vec<u8> = (0..1_000_000_u32).map(|i| i.to_le_bytes()[0]).collect();
+    let (mut send, mut recv) = session.open_bidi().await.unwrap();
+    let write = async {
+        send.write(&sent).await.unwrap();
+        send.finish();
+    };
+    let both = async { tokio::join!(write, recv.read_to_end(sent.len() + 1)) };
+    let ((), read) = timeout(Duration::from_secs(20), both).await.unwrap();
+    assert!(read.unwrap() == sent, "what came back differs");
+}
+
+/// What was on a stream that is reset or stopped cannot be counted, and must not be missing in the end.
+#[tokio::test]
+async fn cut_streams_do_not_use_up_the_credit() {
+    let server = server_with(SessionCredit { data: 5_000, bidi: 4, uni: 4 });
+    let session = open(&server, SOME_CREDIT, "/echo").await;
+    let cut = async {
+        for _ in 0..20 {
+            // Mostly this one is gone before its first byte was on its way.
+            let (mut send, recv) = session.open_bidi().await.unwrap();
+            send.write(&[7; 4_000]).await.unwrap();
+            send.reset(1);
+            drop(recv);
+            // The server stops these without reading them.
+            let mut send = session.open_uni().await.unwrap();
+            _ = send.write(&[7; 4_000]).await;
+            assert_eq!(send.stopped().await, Some(StreamError::Ended(5)));
+        }
+    };
+    timeout(Duration::from_secs(20), cut).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_opens_too_many_streams_loses_its_session() {
+    let mut server = server_with(SessionCredit { bidi: 4, ..SOME_CREDIT });
+    let session = open(&server, SOME_CREDIT, "/echo").await;
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        streams.push(raw_bidi(&session).await);
+    }
+    expect_flow_control_error(&mut server, &session).await;
+}
+
+#[tokio::test]
+async fn a_client_that_sends_too_much_loses_its_session() {
+    let mut server = server_with(SessionCredit { data: 8_192, ..SOME_CREDIT });
+    let session = open(&server, SOME_CREDIT, "/hold").await;
+    let (mut send, _recv) = raw_bidi(&session).await;
+    send.write_all(&[1; 65_536]).await.unwrap();
+    send.finish().unwrap();
+    // Once all of it is there, it is read in one go, before there could be more credit.
+    assert_eq!(send.stopped().await.unwrap(), None);
+    session.send_datagram(b"read on").unwrap();
+    expect_flow_control_error(&mut server, &session).await;
+}
+
+#[tokio::test]
+async fn the_server_sends_no_more_than_it_may_until_it_may() {
+    let server = server();
+    let session = open(&server, SessionCredit { data: 10_000, ..SOME_CREDIT }, "/echo").await;
+    let sent: Vec<u8> = (0..30_000_u32).map(|i| i.to_le_bytes()[1]).collect();
+    let (mut send, mut recv) = raw_bidi(&session).await;
+    send.write_all(&sent).await.unwrap();
+    send.finish().unwrap();
+
+    let mut read = vec![0; 10_000];
+    recv.read_exact(&mut read).await.unwrap();
+    assert!(timeout(Duration::from_secs(10), session.server_blocked_at(10_000)).await.unwrap());
+    assert!(recv.read_chunk(1, true).now_or_never().is_none(), "beyond the limit");
+
+    // 2^14 + 2^12.
+    session.send_capsule_bytes(raw_capsule(MAX_DATA, &[0x80, 0, 0x50, 0])).await.unwrap();
+    assert!(timeout(Duration::from_secs(10), session.server_blocked_at(0x5000)).await.unwrap());
+    read.resize(0x5000, 0);
+    recv.read_exact(&mut read[10_000..]).await.unwrap();
+    assert!(recv.read_chunk(1, true).now_or_never().is_none(), "beyond the limit");
+
+    session.send_capsule_bytes(raw_capsule(MAX_DATA, &[0x80, 1, 0, 0])).await.unwrap();
+    read.extend(recv.read_to_end(30_000).await.unwrap());
+    assert!(read == sent, "what came back differs");
+}
+
+/// A stream that waits for the session's credit can still be stopped.
+#[tokio::test]
+async fn a_stopped_stream_waits_for_no_credit() {
+    let mut server = server();
+    let session = open(&server, SessionCredit { data: 10, ..SOME_CREDIT }, "/echo").await;
+    let (mut send, mut recv) = raw_bidi(&session).await;
+    send.write_all(&[1; 100]).await.unwrap();
+    assert!(session.server_blocked_at(10).await);
+    recv.stop(9_u32.into()).unwrap();
+    // The echo ends when its write fails, and lets go of our half too.
+    assert!(timeout(Duration::from_secs(10), send.stopped()).await.unwrap().unwrap().is_some());
+    session.close(0, "").await;
+    assert_eq!(server.end().await, ClientEnd::Closed { code: 0, reason: String::new() });
+}
+
+#[tokio::test]
+async fn limits_that_do_not_rise_or_cannot_be_cost_the_session() {
+    for capsule in [
+        raw_capsule(MAX_STREAMS_BIDI, &[8]),
+        raw_capsule(MAX_STREAMS_BIDI, &[7]),
+        raw_capsule(MAX_DATA, &[0]),
+        // 2^60 + 1.
+        raw_capsule(MAX_STREAMS_BIDI, &[0xd0, 0, 0, 0, 0, 0, 0, 1]),
+    ] {
+        let mut server = server();
+        let session = open(&server, SOME_CREDIT, "/echo").await;
+        session.send_capsule_bytes(capsule).await.unwrap();
+        expect_flow_control_error(&mut server, &session).await;
+    }
+}
+
+/// In HTTP/3 QUIC itself limits each stream, so capsules about one are malformed.
+#[tokio::test]
+async fn limits_of_single_streams_cost_the_session() {
+    for kind in [[0x99, 0x0b, 0x4d, 0x3e], [0x99, 0x0b, 0x4d, 0x42]] {
+        let mut server = server();
+        let session = open(&server, SOME_CREDIT, "/echo").await;
+        session.send_capsule_bytes(raw_capsule(kind, &[0, 1])).await.unwrap();
+        assert_eq!(session.closed().await, Closed::Reset(0x10e));
+        assert_eq!(server.end().await, ClientEnd::ProtocolError);
+    }
+}
+
+/// A client without flow control of its own, as all browsers are today.
+#[tokio::test]
+async fn nothing_is_enforced_where_flow_control_is_off() {
+    let server = server_with(SessionCredit { data: 100, bidi: 2, uni: 2 });
+    let session = open(&server, NO_CREDIT, "/echo").await;
+    session.send_capsule_bytes(raw_capsule(MAX_DATA, &[0])).await.unwrap();
+    session.send_capsule_bytes(raw_capsule(MAX_STREAMS_BIDI, &[0])).await.unwrap();
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        let (mut send, recv) = raw_bidi(&session).await;
+        send.write_all(&[5; 1_000]).await.unwrap();
+        send.finish().unwrap();
+        streams.push((send, recv));
+    }
+    for (_, recv) in &mut streams {
+        assert_eq!(recv.read_to_end(2_000).await.unwrap(), [5; 1_000]);
+    }
+}
+
+/// The minimal profile: what Safari takes that stumbles over the rest.
+#[tokio::test]
+async fn without_an_offer_of_the_servers_there_is_no_flow_control() {
+    let server = server_with(NO_CREDIT);
+    let session = open(&server, SOME_CREDIT, "/echo").await;
+    let (mut send, mut recv) = session.open_bidi().await.unwrap();
+    send.write(&[3; 100_000]).await.unwrap();
+    send.finish();
+    assert_eq!(recv.read_to_end(200_000).await.unwrap().len(), 100_000);
 }

@@ -14,6 +14,7 @@ mod browsers;
 mod datagrams;
 mod drain;
 mod endings;
+mod flow;
 mod foreign;
 mod harness;
 #[allow(clippy::disallowed_types, reason = "breaks rules on QUIC streams that our client keeps")]

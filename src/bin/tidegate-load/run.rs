@@ -331,6 +331,7 @@ fn ending(connection: &Connection, closed: &Closed) -> String {
             Some(reason) => format!("the connection ended: {}", chain(&reason)),
             None => "its stream broke".to_owned(),
         },
+        Closed::FlowControl => "the server broke session flow control".to_owned(),
         Closed::Unanswered => "the server did not answer its end".to_owned(),
     }
 }

@@ -137,6 +137,7 @@ fn transport(raw: &raw::Transport, problems: &mut Collector<'_>) -> Transport {
         initial_mtu: setting!(within initial_mtu in MTU),
         max_mtu: setting!(within max_mtu in MTU),
         congestion: raw.congestion.unwrap_or(default.congestion),
+        webtransport_profile: raw.webtransport_profile.unwrap_or(default.webtransport_profile),
         receive_buffer: setting!(within receive_buffer in SOCKET),
         send_buffer: setting!(within send_buffer in SOCKET),
     }
