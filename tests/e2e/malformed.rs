@@ -469,8 +469,11 @@ async fn a_malformed_capsule_costs_its_session_alone() {
             let mut stream = raw.stream_of(session.id(), b"").await;
             write(&mut session.send, bytes, cut).await;
             end(&mut session.send, *how);
-            // Once the gateway has read a close alone it has answered it, and can only say stop.
-            if case < cases.len() - 1 {
+            // Once the gateway has read a close alone it has answered it, and its FIN may be quicker than
+            // a reset; then it can only say stop.
+            let reads_close_alone =
+                case == cases.len() - 1 || (case == cases.len() - 2 && cut == Cut::EveryByte);
+            if !reads_close_alone {
                 assert_eq!(session.reset_code().await, H3_MESSAGE_ERROR, "{bytes:x?} {cut:?}");
             }
             if *how == End::Open {
