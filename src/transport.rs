@@ -72,6 +72,11 @@ pub trait Session: Send + 'static {
     type Recv: RecvStream;
     /// The way for datagrams to the client.
     type Datagrams: Datagrams;
+    /// What opens streams to the client.
+    type Opener: StreamOpener<Send = Self::Send, Recv = Self::Recv>;
+
+    /// What opens streams to the client, for as long as the session lives.
+    fn opener(&self) -> Self::Opener;
 
     /// Waits until the client ends the session or is gone. Cancel-safe.
     fn ended(&mut self) -> impl Future<Output = ClientEnd> + Send;
@@ -86,6 +91,33 @@ pub trait Session: Send + 'static {
     /// Lets go of a session that the client has ended, once the client has nothing more to say on it or
     /// has taken too long: what it says after its own end is answered as the protocol wants.
     fn leave(self) -> impl Future<Output = ()> + Send;
+}
+
+/// Opens streams to a session's client. Clones open streams of the same session.
+pub trait StreamOpener: Clone + Send + Sync + 'static {
+    /// The gateway's half of a stream.
+    type Send: SendStream;
+    /// The client's half of a stream.
+    type Recv: RecvStream;
+
+    /// Opens a unidirectional stream; waits while the client gives no credit. Cancel-safe: nothing is
+    /// left open of what was given up.
+    fn open_uni(&self) -> impl Future<Output = Result<Self::Send, OpenError>> + Send;
+
+    /// Opens a bidirectional stream, in the same way.
+    fn open_bidi(&self)
+    -> impl Future<Output = Result<(Self::Send, Self::Recv), OpenError>> + Send;
+}
+
+/// Why no stream could be opened to the client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum OpenError {
+    /// The session has ended.
+    #[error("session has ended")]
+    SessionEnded,
+    /// The connection is gone.
+    #[error("connection lost")]
+    Lost,
 }
 
 /// What a session does with what its client opens and sends.

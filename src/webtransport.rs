@@ -13,6 +13,7 @@
 //!     control, QPACK           -> control
 //!     anything else            -> guard -> demux (h3's public traits) -> h3 -> request
 //! read_datagram -> datagram: quarter id -> registry -> the session's events
+//! open_bi, open_uni <- opener: the head of a stream <- who has a session's opener
 //! ```
 //!
 //! All of that is one task per connection (`connection`); a session's task reads the capsules of its
@@ -43,6 +44,7 @@ pub(crate) mod flow;
 pub(crate) mod guard;
 pub(crate) mod head;
 mod mailbox;
+mod opener;
 mod protocols;
 mod qpack;
 mod registry;
@@ -59,6 +61,7 @@ pub use self::{
     datagram::Datagrams,
     dialect::Dialect,
     flow::SessionCredit,
+    opener::StreamOpener,
     request::SessionRequest,
     session::Session,
     stream::{RecvStream, SendStream},

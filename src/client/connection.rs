@@ -268,7 +268,7 @@ impl Inbound {
                         critical.push(Box::pin(control::read_critical(kind, recv, first, settings)));
                     }
                     Ok(opened) => self.stream(opened),
-                    Err(_stream) => {}
+                    Err(stream) => self.gave_up(stream),
                 },
                 Some(fault) = critical.next() => {
                     self.quic.close(codes::quic(fault.0), b"bad control or QPACK stream");
@@ -279,6 +279,16 @@ impl Inbound {
         // Nothing comes any more, and who waits for it shall know.
         if let Some(shared) = self.shared.upgrade() {
             shared.lock().clear();
+        }
+    }
+
+    /// A stream ended before it said whose it is: it counts in some session's account.
+    fn gave_up(&self, stream: u64) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        // The second bit of a stream's id says that it is unidirectional (RFC 9000 section 2.1).
+        let kind = if stream & 2 == 0 { Counted::Bidi } else { Counted::Uni };
+        for inbox in shared.lock().values() {
+            inbox.flow.lost_head(kind);
         }
     }
 

@@ -17,7 +17,7 @@ use crate::webtransport::{
     capsule::{self, Capsule, CapsuleReader, Counted},
     codes, demux,
     flow::{Flow, FlowError, Taken},
-    varint,
+    head, varint,
 };
 
 /// How long the server may take to answer the end of a session.
@@ -120,7 +120,7 @@ impl Session {
         let (send, recv) = opened.map_err(|_lost| StreamError::Lost)?;
         credit.spend(1);
         let mut send = SendStream::new(send, Arc::clone(&self.flow));
-        send.write_head(&self.head(codes::STREAM_BIDI)).await?;
+        send.write_head(&head::of(codes::STREAM_BIDI, self.id)).await?;
         Ok((send, RecvStream::new(recv, Bytes::new(), Arc::clone(&self.flow))))
     }
 
@@ -134,7 +134,7 @@ impl Session {
         let send = opened.map_err(|_lost| StreamError::Lost)?;
         credit.spend(1);
         let mut send = SendStream::new(send, Arc::clone(&self.flow));
-        send.write_head(&self.head(codes::STREAM_UNI)).await?;
+        send.write_head(&head::of(codes::STREAM_UNI, self.id)).await?;
         Ok(send)
     }
 
@@ -240,13 +240,6 @@ impl Session {
     /// Resets the CONNECT stream.
     pub async fn abort(&self, code: u64) {
         self.connect.lock().await.stop_stream(code.into());
-    }
-
-    fn head(&self, kind: u64) -> BytesMut {
-        let mut head = BytesMut::with_capacity(2 * varint::MAX_BYTES);
-        varint::put(&mut head, kind);
-        varint::put(&mut head, self.id);
-        head
     }
 
     fn framed(&self, payload: &[u8]) -> Bytes {

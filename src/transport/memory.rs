@@ -14,8 +14,8 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::{
-    ClientEnd, DatagramError, Datagrams, RecvError, RecvStream, RequestHead, SendError, SendStream,
-    Session, SessionEvents, SessionRequest,
+    ClientEnd, DatagramError, Datagrams, OpenError, RecvError, RecvStream, RequestHead, SendError,
+    SendStream, Session, SessionEvents, SessionRequest, StreamOpener,
 };
 use crate::reason::Refusal;
 
@@ -376,6 +376,12 @@ impl ClientRecv {
 /// What the gateway did with a session.
 #[derive(Debug, Default)]
 struct SessionState {
+    /// Streams that the gateway has opened and the client has not taken.
+    bidi: VecDeque<(ClientSend, ClientRecv)>,
+    uni: VecDeque<ClientRecv>,
+    /// The client gives no credit for streams.
+    no_credit: bool,
+    lost: bool,
     refused: Option<Refusal>,
     accepted: bool,
     end: Option<ClientEnd>,
@@ -475,10 +481,61 @@ impl SessionRequest for MemoryRequest {
     }
 }
 
+/// Opens streams to the client.
+#[derive(Clone, Debug)]
+pub(crate) struct MemoryOpener(MemoryClient);
+
+impl MemoryOpener {
+    /// Waits for leave to open a stream, and opens it.
+    async fn open(&self, open: impl Fn(&mut SessionState)) -> Result<(), OpenError> {
+        self.0
+            .session
+            .wait(|state| match state {
+                state if state.lost => Some(Err(OpenError::Lost)),
+                state if state.is_over() => Some(Err(OpenError::SessionEnded)),
+                state if state.no_credit => None,
+                state => {
+                    open(state);
+                    Some(Ok(()))
+                }
+            })
+            .await
+    }
+}
+
+impl StreamOpener for MemoryOpener {
+    type Send = MemorySend;
+    type Recv = MemoryRecv;
+
+    async fn open_uni(&self) -> Result<MemorySend, OpenError> {
+        let down = self.0.pipe();
+        self.open(|state| state.uni.push_back(ClientRecv(Arc::clone(&down)))).await?;
+        Ok(MemorySend(down))
+    }
+
+    async fn open_bidi(&self) -> Result<(MemorySend, MemoryRecv), OpenError> {
+        let (up, down) = (self.0.pipe(), self.0.pipe());
+        let client = || (ClientSend(Arc::clone(&up)), ClientRecv(Arc::clone(&down)));
+        self.open(|state| state.bidi.push_back(client())).await?;
+        Ok((MemorySend(down), MemoryRecv(up)))
+    }
+}
+
+impl SessionState {
+    fn is_over(&self) -> bool {
+        self.end.is_some() || self.closed.is_some() || self.dropped
+    }
+}
+
 impl Session for MemorySession {
     type Send = MemorySend;
     type Recv = MemoryRecv;
     type Datagrams = MemoryDatagrams;
+    type Opener = MemoryOpener;
+
+    fn opener(&self) -> MemoryOpener {
+        MemoryOpener(self.0.clone())
+    }
 
     async fn ended(&mut self) -> ClientEnd {
         self.0
@@ -587,6 +644,27 @@ impl MemoryClient {
         ClientSend(up)
     }
 
+    /// The next bidirectional stream that the gateway opens.
+    pub(crate) async fn accept_bidi(&self) -> (ClientSend, ClientRecv) {
+        soon(self.session.wait(|state| state.bidi.pop_front())).await
+    }
+
+    /// The next unidirectional stream that the gateway opens.
+    pub(crate) async fn accept_uni(&self) -> ClientRecv {
+        soon(self.session.wait(|state| state.uni.pop_front())).await
+    }
+
+    /// Lets the gateway open streams, or not any more.
+    pub(crate) fn give_stream_credit(&self, gives: bool) {
+        self.session.change(|state| state.no_credit = !gives);
+    }
+
+    /// Whether the gateway has opened a stream that was not taken.
+    pub(crate) fn has_streams(&self) -> bool {
+        let state = self.session.look();
+        !state.bidi.is_empty() || !state.uni.is_empty()
+    }
+
     /// Streams that the gateway counts as open.
     pub(crate) fn open_bidi_streams(&self) -> u64 {
         self.events().open_bidi_streams()
@@ -624,6 +702,7 @@ impl MemoryClient {
         for pipe in self.pipes.lock().unwrap().iter() {
             pipe.change(|pipe| pipe.lost = true);
         }
+        self.session.change(|state| state.lost = true);
         self.end(ClientEnd::ConnectionLost);
     }
 
@@ -650,5 +729,55 @@ impl MemoryClient {
     /// Whether the gateway told the client of the end.
     pub(crate) fn was_told(&self) -> bool {
         self.session.look().closed.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    async fn session() -> (MemoryClient, MemorySession) {
+        struct Deaf;
+        impl SessionEvents<MemorySession> for Deaf {
+            fn bidi(&self, _: MemorySend, _: MemoryRecv) {}
+            fn uni(&self, _: MemoryRecv) {}
+            fn datagram(&self, _: Bytes) {}
+            fn open_bidi_streams(&self) -> u64 {
+                0
+            }
+            fn max_bidi_streams(&self) -> u64 {
+                0
+            }
+        }
+        let (request, client) = MemoryClient::asking("/");
+        let session = request.accept(None, Arc::new(Deaf)).await.unwrap();
+        (client, session)
+    }
+
+    #[tokio::test]
+    async fn the_gateway_opens_streams_when_the_client_lets_it() {
+        let (client, session) = session().await;
+        let opener = session.opener();
+        let (mut send, mut recv) = opener.open_bidi().await.unwrap();
+        let (client_send, client_recv) = client.accept_bidi().await;
+        client_send.write("up").await;
+        send.write("down".into()).await.unwrap();
+        let mut chunks = [Bytes::new()];
+        assert_eq!(recv.read_chunks(&mut chunks).await, Ok(Some(1)));
+        assert_eq!(
+            (&chunks[0][..], &client_recv.read_exact(4).await[..]),
+            (&b"up"[..], &b"down"[..])
+        );
+
+        client.give_stream_credit(false);
+        assert!(opener.open_uni().now_or_never().is_none());
+        assert!(!client.has_streams());
+        client.give_stream_credit(true);
+        opener.open_uni().await.unwrap().finish();
+        assert_eq!(client.accept_uni().await.read_to_end().await, (Vec::new(), SeenEnd::Finished));
+
+        client.close(0, "");
+        assert_eq!(opener.open_uni().await.map(drop), Err(OpenError::SessionEnded));
     }
 }

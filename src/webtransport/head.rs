@@ -43,6 +43,14 @@ pub(crate) enum Kind {
     Uni(u64),
 }
 
+/// What a stream of a session begins with; `marker` tells which kind it is.
+pub(crate) fn of(marker: u64, session: u64) -> BytesMut {
+    let mut head = BytesMut::with_capacity(2 * varint::MAX_BYTES);
+    varint::put(&mut head, marker);
+    varint::put(&mut head, session);
+    head
+}
+
 /// Reads a stream's head. Resolves to the stream's id if it ends within it.
 #[derive(Debug)]
 pub(crate) struct ReadHead {

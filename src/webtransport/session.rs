@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::{Buf, Bytes};
 use h3::{error::StreamError, server::RequestStream};
 use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     capsule::{self, Capsule, CapsuleReader},
@@ -13,6 +14,7 @@ use super::{
     demux,
     flow::{Flow, FlowError},
     mailbox::{Mailbox, Note},
+    opener::StreamOpener,
     stream::{RecvStream, SendStream},
 };
 use crate::{
@@ -31,6 +33,8 @@ pub struct Session {
     id: u64,
     mailbox: Arc<Mailbox>,
     flow: Arc<Flow>,
+    /// Tells who opens streams that there is no session any more.
+    over: DropGuard,
     /// Whether a frame was handed over and may not be with QUIC yet.
     is_sending: bool,
     /// How the client ended it, once it has.
@@ -74,7 +78,14 @@ impl Session {
         let (send, recv) = stream.split();
         let (capsules, unread) = (CapsuleReader::default(), Bytes::new());
         let incoming = Incoming { recv, quic, capsules, unread };
-        Self { send, incoming, id, mailbox, flow, is_sending: false, end: None }
+        let over = CancellationToken::new().drop_guard();
+        Self { send, incoming, id, mailbox, flow, over, is_sending: false, end: None }
+    }
+
+    /// Lets go of what the session has, before anything is waited for.
+    fn give_up_streams(&self) {
+        self.over.token().cancel();
+        self.mailbox.post(Note::Ended(self.id));
     }
 
     /// Gives credit and reads capsules until the client ends the session. Cancel-safe: what was read is
@@ -175,6 +186,12 @@ impl transport::Session for Session {
     type Send = SendStream;
     type Recv = RecvStream;
     type Datagrams = Datagrams;
+    type Opener = StreamOpener;
+
+    fn opener(&self) -> StreamOpener {
+        let (quic, flow) = (self.incoming.quic.clone(), Arc::clone(&self.flow));
+        StreamOpener::new(quic, self.id, flow, self.over.token().clone())
+    }
 
     async fn ended(&mut self) -> ClientEnd {
         if let Some(end) = &self.end {
@@ -186,7 +203,7 @@ impl transport::Session for Session {
             Over::Malformed | Over::FlowControl => ClientEnd::ProtocolError,
         };
         self.end = Some(end.clone());
-        self.mailbox.post(Note::Ended(self.id));
+        self.give_up_streams();
         // Past it the client takes nothing, not even that it is over.
         _ = timeout(CLOSE_PATIENCE, self.answer(&over)).await;
         end
@@ -198,7 +215,7 @@ impl transport::Session for Session {
     }
 
     async fn close(mut self, code: u32, reason: &str) {
-        self.mailbox.post(Note::Ended(self.id));
+        self.give_up_streams();
         let capsule = capsule::close(code, reason);
         let told = async {
             if self.send.send_data(capsule).await.is_ok() && self.send.finish().await.is_ok() {

@@ -145,6 +145,11 @@ impl SendStream {
         Self { stream, ended: false, flow }
     }
 
+    /// Writes the stream's own head, which session flow control does not count.
+    pub(crate) async fn write_head(&mut self, head: &[u8]) -> Result<(), quinn::WriteError> {
+        self.stream.write_all(head).await
+    }
+
     fn end(&mut self, code: u64) {
         if !self.ended {
             self.ended = true;

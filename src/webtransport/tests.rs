@@ -2,6 +2,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests spawn servers of their own")]
 
+mod opening;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -9,7 +11,9 @@ use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{RecvStream, SendStream, Service, Session, SessionCredit, SessionRequest, serve};
+use super::{
+    RecvStream, SendStream, Service, Session, SessionCredit, SessionRequest, StreamOpener, serve,
+};
 use crate::{
     client::{self, Closed, RequestOptions, StreamError, Trust},
     config,
@@ -86,7 +90,14 @@ async fn echo(send: &mut SendStream, recv: &mut RecvStream) {
     }
 }
 
-async fn run(request: SessionRequest, ends: tokio::sync::mpsc::Sender<ClientEnd>) {
+/// Where the server's sessions tell what happens.
+#[derive(Clone)]
+struct Told {
+    openers: tokio::sync::mpsc::Sender<StreamOpener>,
+    ends: tokio::sync::mpsc::Sender<ClientEnd>,
+}
+
+async fn run(request: SessionRequest, told: Told) {
     if request.head().path == "/refuse" {
         return request.refuse(Refusal::OriginNotAllowed).await;
     }
@@ -105,13 +116,15 @@ async fn run(request: SessionRequest, ends: tokio::sync::mpsc::Sender<ClientEnd>
         deaf.notified().await;
     }
     session.drain().await;
-    _ = ends.send(session.ended().await).await;
+    _ = told.openers.try_send(session.opener());
+    _ = told.ends.send(session.ended().await).await;
 }
 
 struct Server {
     address: std::net::SocketAddr,
     hash: [u8; 32],
     lifecycle: Lifecycle,
+    openers: tokio::sync::mpsc::Receiver<StreamOpener>,
     ends: tokio::sync::mpsc::Receiver<ClientEnd>,
 }
 
@@ -165,7 +178,9 @@ fn server_with(session_credit: SessionCredit) -> Server {
         lifecycle: lifecycle.clone(),
         metrics: Metrics::new(),
     });
-    let (told, ends) = tokio::sync::mpsc::channel(16);
+    let (tell_ends, ends) = tokio::sync::mpsc::channel(16);
+    let (tell_openers, openers) = tokio::sync::mpsc::channel(16);
+    let told = Told { openers: tell_openers, ends: tell_ends };
     tokio::spawn(async move {
         while let Some(incoming) = endpoint.accept().await {
             let (service, told) = (Arc::clone(&service), told.clone());
@@ -176,7 +191,7 @@ fn server_with(session_credit: SessionCredit) -> Server {
             });
         }
     });
-    Server { address, hash: hash.as_ref().try_into().unwrap(), lifecycle, ends }
+    Server { address, hash: hash.as_ref().try_into().unwrap(), lifecycle, openers, ends }
 }
 
 impl Server {
@@ -188,8 +203,12 @@ impl Server {
     async fn connect_with(&self, session_credit: SessionCredit) -> client::Connection {
         let trust = Trust::Hashes(vec![self.hash]);
         let options = client::Options { session_credit, ..client::Options::new(trust) };
+        self.connect_as(&options).await
+    }
+
+    async fn connect_as(&self, options: &client::Options) -> client::Connection {
         let local = "127.0.0.1:0".parse().unwrap();
-        let endpoint = client::Endpoint::bind(local, &options).unwrap();
+        let endpoint = client::Endpoint::bind(local, options).unwrap();
         endpoint.connect(self.address, "localhost").await.unwrap()
     }
 
