@@ -32,6 +32,7 @@ fn head(path: &str) -> RequestHead {
         client: "127.0.0.1:1".parse().expect("an address"),
         local: None,
         dialect: "draft02",
+        tls: None,
         protocols: Vec::new(),
     }
 }

@@ -2,21 +2,25 @@
 //!
 //! It decides which endpoint a session goes to ([`Backend::pick`]), keeps host names resolved, dials
 //! TCP connections with the settings of the configuration and opens UDP sockets. It hides addresses,
-//! socket options and the PROXY protocol. In goes a [`Pin`], out come a [`TcpConnection`] or a
+//! socket options and how a backend is told of the client. In goes a [`Pin`], out come a [`TcpConnection`] or a
 //! [`UdpConnection`], or a [`DialError`] that says whose fault it is.
 //!
 //! What always holds: all connections of a session go to one endpoint; a [`TcpConnection`] that is
 //! dropped without [`TcpConnection::close`] resets, so that nothing that was cut looks whole; and every
 //! finished attempt is counted under its result.
 
+mod client_info;
 mod dial;
 mod pin;
+mod preamble;
 mod proxy_protocol;
 mod resolve;
+mod spp;
 mod tcp;
 #[cfg(test)]
 pub(crate) mod tests;
 mod udp;
+mod udp_header;
 
 use std::{
     collections::BTreeMap,
@@ -30,9 +34,9 @@ use futures_util::future::join_all;
 
 use self::resolve::Addresses;
 pub use self::{
+    client_info::ClientInfo,
     dial::DialError,
     pin::Pin,
-    proxy_protocol::ClientAddresses,
     tcp::{TcpConnection, TcpReader, TcpWriter},
     udp::UdpConnection,
 };

@@ -26,7 +26,7 @@ use tracing::error;
 use ulid::Ulid;
 
 use crate::{
-    backend::{ClientAddresses, Pin},
+    backend::{ClientInfo, Pin},
     lifecycle::Lifecycle,
     metrics::RouteMetrics,
     reason::{Ending, Loss, StreamEnd},
@@ -36,10 +36,9 @@ use crate::{
 /// What all bridges of one session share.
 #[derive(Debug)]
 pub struct Context {
-    id: Ulid,
+    client: ClientInfo,
     route: Arc<Route>,
     pin: Pin,
-    addresses: ClientAddresses,
     lifecycle: Lifecycle,
     totals: Totals,
     open_bidi: AtomicU64,
@@ -50,17 +49,11 @@ pub struct Context {
 
 impl Context {
     /// A session that has just begun.
-    pub fn new(
-        route: Arc<Route>,
-        pin: Pin,
-        addresses: ClientAddresses,
-        lifecycle: Lifecycle,
-    ) -> Self {
+    pub fn new(route: Arc<Route>, pin: Pin, client: ClientInfo, lifecycle: Lifecycle) -> Self {
         Self {
-            id: Ulid::generate(),
+            client,
             route,
             pin,
-            addresses,
             lifecycle,
             totals: Totals::default(),
             open_bidi: AtomicU64::new(0),
@@ -72,7 +65,7 @@ impl Context {
 
     /// The session's id, for logs.
     pub fn id(&self) -> Ulid {
-        self.id
+        self.client.session_id
     }
 
     /// The session's route.
@@ -195,7 +188,7 @@ fn contain<T>(
     AssertUnwindSafe(bridge).catch_unwind().map(move |ended| {
         if ended.is_err() {
             // The panic hook has printed the message.
-            error!(session_id = %context.id, "A bridge panicked, so its session ends.");
+            error!(session_id = %context.id(), "A bridge panicked, so its session ends.");
             context.end(Ending::Internal);
         }
         ended.ok()

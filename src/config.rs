@@ -12,9 +12,11 @@
 
 mod effective;
 mod host;
+mod introduction;
 mod load;
 mod origin;
 mod path;
+mod preamble;
 mod problems;
 mod raw;
 mod read;
@@ -27,8 +29,10 @@ use std::{
 
 pub use self::{
     host::{HostPort, is_certificate_name},
+    introduction::{Introduction, ProxyTlv, UdpProxy},
     origin::{Origin, OriginError, Origins},
     path::{PathError, RoutePath, Segment, path_segments},
+    preamble::{Field, Piece, Preamble},
     problems::{Problem, Problems},
     units::{ByteSize, Limit},
 };
@@ -450,6 +454,8 @@ pub struct Backend {
     /// which version of the PROXY protocol. Default `off`: a backend that does not expect it would
     /// take it for data.
     pub proxy_protocol: ProxyProtocol,
+    /// What else it is told of the client, on TCP and on UDP.
+    pub introduction: Introduction,
     /// Where it listens; at least one.
     pub endpoints: Vec<Endpoint>,
     /// Time for a TCP connection to be made. Default 3 s.

@@ -223,7 +223,8 @@ impl StreamEnd {
 reasons! {
     /// Why a datagram was lost in the gateway.
     Loss {
-        /// Larger than the client's path allows now.
+        /// Larger than the client's path allows now; or, towards the backend, than a UDP packet is with
+        /// what tells the backend of the client.
         Oversize = "oversize", Gateway;
         /// The queue towards the client was full; the oldest went first.
         QueueFull = "queue_full", Gateway;
@@ -235,6 +236,8 @@ reasons! {
         BackendBusy = "backend_busy", Backend;
         /// Nobody listens on the backend's port.
         BackendUnreachable = "backend_unreachable", Backend;
+        /// A reply that does not begin with the session's header of the Simple Proxy Protocol.
+        WrongHeader = "wrong_header", Backend;
         /// Any other error of the socket.
         SocketError = "socket_error", Backend;
         /// The client sent more than `datagram_receive_buffer` holds until the gateway gets to it.

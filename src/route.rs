@@ -166,6 +166,7 @@ mod tests {
             client: "127.0.0.1:1".parse().unwrap(),
             local: None,
             dialect: "draft02",
+            tls: None,
             protocols: Vec::new(),
         }
     }

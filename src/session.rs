@@ -31,7 +31,7 @@ use self::{
     limit::{Permit, SessionLimits},
 };
 use crate::{
-    backend::{Backends, ClientAddresses, Pin},
+    backend::{Backends, ClientInfo, Pin},
     bridge::{self, datagram::DatagramBridge},
     config::Limit,
     lifecycle::Lifecycle,
@@ -90,9 +90,9 @@ impl SessionContext {
             let route = found.map_or_else(|(route, _)| route, |found| Some(found.route));
             return Err((route, Refusal::Draining));
         }
-        let Match { route, protocol, .. } = found?;
+        let Match { route, protocol, captures } = found?;
         match self.reserve(&route, &tables.backends) {
-            Ok((permits, pin)) => Ok(Admission { route, protocol, pin, permits }),
+            Ok((permits, pin)) => Ok(Admission { route, protocol, captures, pin, permits }),
             Err(why) => Err((Some(route), why)),
         }
     }
@@ -130,6 +130,7 @@ impl SessionContext {
 struct Admission {
     route: Arc<Route>,
     protocol: Option<String>,
+    captures: Vec<(String, String)>,
     pin: Pin,
     permits: Permits,
 }
@@ -144,7 +145,7 @@ struct Permits {
 /// Serves one request for a session until it is refused or the session has ended.
 pub async fn run<R: SessionRequest>(request: R, context: Arc<SessionContext>) {
     let asked = Instant::now();
-    let head = request.head().clone();
+    let head = Arc::new(request.head().clone());
     match context.admit(&head) {
         Ok(admission) => serve(request, head, admission, asked, &context).await,
         Err((route, why)) => {
@@ -156,14 +157,15 @@ pub async fn run<R: SessionRequest>(request: R, context: Arc<SessionContext>) {
 
 async fn serve<R: SessionRequest>(
     request: R,
-    head: RequestHead,
-    Admission { route, protocol, pin, permits: _permits }: Admission,
+    head: Arc<RequestHead>,
+    Admission { route, protocol, captures, pin, permits: _permits }: Admission,
     asked: Instant,
     context: &SessionContext,
 ) {
-    let addresses = ClientAddresses { client: head.client, local: head.local };
+    let client =
+        ClientInfo::new(Arc::clone(&head), &route.settings.name, captures, protocol.clone());
     let lifecycle = context.lifecycle.clone();
-    let bridges = Arc::new(bridge::Context::new(Arc::clone(&route), pin, addresses, lifecycle));
+    let bridges = Arc::new(bridge::Context::new(Arc::clone(&route), pin, client, lifecycle));
     // Should this task be dropped, the bridges are not to live on.
     let _ends = EndGuard(&bridges);
     let datagrams = DatagramBridge::new(Arc::clone(&bridges), request.datagrams());

@@ -39,6 +39,20 @@ pub struct RequestHead {
     pub local: Option<SocketAddr>,
     /// Generation of the protocol that both sides speak: a word of a closed list.
     pub dialect: &'static str,
+    /// The TLS beneath, if there is any.
+    pub tls: Option<Arc<Tls>>,
+}
+
+/// What a transport knows of the TLS beneath a client's connection. What a client's certificate says will
+/// stand here once listeners can ask for one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tls {
+    /// The version, in the form of OpenSSL: `TLSv1.3`.
+    pub version: &'static str,
+    /// The application protocol that was agreed on (RFC 7301).
+    pub alpn: Vec<u8>,
+    /// The host that the client asked for (RFC 6066 section 3), if it did: for an address it does not.
+    pub server_name: Option<String>,
 }
 
 /// A client's request for a session, to be accepted or refused. Dropping it refuses it.

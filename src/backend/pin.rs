@@ -5,7 +5,9 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use super::{Backend, ClientAddresses, DialError, Endpoint, TcpConnection, UdpConnection};
+use super::{
+    Backend, ClientInfo, DialError, Endpoint, TcpConnection, UdpConnection, udp_header::UdpHeader,
+};
 
 /// Holds a session to one endpoint of its backend.
 ///
@@ -60,13 +62,14 @@ impl Pin {
     ///
     /// # Errors
     /// Why the last endpoint that was tried could not be reached.
-    pub async fn dial(&self, client: &ClientAddresses) -> Result<TcpConnection, DialError> {
+    pub async fn dial(&self, client: &ClientInfo) -> Result<TcpConnection, DialError> {
         let mut tries = self.backend.endpoints.len();
         loop {
             let place = self.place();
             match self.at(place).connect(&self.backend.settings).await {
                 Ok(tcp) if self.commit(place) => {
-                    tcp.introduce(self.backend.settings.proxy_protocol, client)?;
+                    tcp.introduce(&self.backend.settings, client)?;
+                    tcp.send_preamble(&self.backend.settings, client)?;
                     return Ok(tcp);
                 }
                 // Another stream of the session was quicker, at another endpoint. Nothing was sent on
@@ -87,14 +90,15 @@ impl Pin {
     ///
     /// # Errors
     /// What the system said, or that the endpoint has no address for UDP.
-    pub fn open_udp(&self) -> std::io::Result<UdpConnection> {
+    pub fn open_udp(&self, client: &ClientInfo) -> std::io::Result<UdpConnection> {
         let place = self.place();
-        let socket = UdpConnection::open(&self.at(place).udp.known())?;
+        let header = || UdpHeader::new(&self.backend.settings, client);
+        let socket = UdpConnection::open(&self.at(place).udp.known(), header())?;
         if self.commit(place) {
             return Ok(socket);
         }
         // Committed elsewhere in this very moment, and a committed pin does not move again.
-        UdpConnection::open(&self.endpoint().udp.known())
+        UdpConnection::open(&self.endpoint().udp.known(), header())
     }
 
     fn place(&self) -> Place {

@@ -16,8 +16,8 @@ use tokio::{
     },
 };
 
-use super::{ClientAddresses, DialError, proxy_protocol};
-use crate::{config::ProxyProtocol, metrics::GaugeGuard};
+use super::{ClientInfo, DialError, preamble, proxy_protocol};
+use crate::{config, metrics::GaugeGuard};
 
 /// A TCP connection to a backend. Dropping it resets it: its socket lingers for no time, as
 /// `dial` has made it.
@@ -32,16 +32,31 @@ impl TcpConnection {
         Self { stream, _open: open }
     }
 
-    /// Says who the client is, before anything else is written.
+    /// Says who the client is by the PROXY protocol, before anything else is written.
     pub(super) fn introduce(
         &self,
-        how: ProxyProtocol,
-        client: &ClientAddresses,
+        settings: &config::Backend,
+        client: &ClientInfo,
     ) -> Result<(), DialError> {
-        let Some(header) = proxy_protocol::header(how, client) else { return Ok(()) };
-        // A hundred bytes always fit into the empty buffer of a new socket.
-        match self.stream.try_write(&header) {
-            Ok(written) if written == header.len() => Ok(()),
+        let header = proxy_protocol::for_tcp(settings, client);
+        header.map_or(Ok(()), |header| self.write_first(&header))
+    }
+
+    /// Writes the preamble, the first of what the backend's own protocol sees.
+    pub(super) fn send_preamble(
+        &self,
+        settings: &config::Backend,
+        client: &ClientInfo,
+    ) -> Result<(), DialError> {
+        let Some(preamble) = &settings.introduction.preamble else { return Ok(()) };
+        self.write_first(preamble::render(preamble, client).as_bytes())
+    }
+
+    fn write_first(&self, bytes: &[u8]) -> Result<(), DialError> {
+        // Both together have at most 21 KiB, for which Linux always has room on a new connection: with its
+        // least buffer, 46 KiB. Should it be set lower, the connection fails and says so.
+        match self.stream.try_write(bytes) {
+            Ok(written) if written == bytes.len() => Ok(()),
             Ok(_) => Err(DialError::Failed(io::ErrorKind::WriteZero.into())),
             Err(error) => Err(error.into()),
         }

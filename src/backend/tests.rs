@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::*;
+use super::{client_info::tests::client, *};
 use crate::config::{HostPort, Keepalive, ProxyProtocol};
 
 /// Settings of a backend with these TCP endpoints, named "0", "1", ...
@@ -31,6 +31,7 @@ pub(crate) fn settings(tcp: &[SocketAddr]) -> config::Backend {
         uni_discard: config::ByteSize(64 * 1024),
         resolve_interval: Duration::from_secs(30),
         proxy_protocol: ProxyProtocol::Off,
+        introduction: config::Introduction::default(),
     }
 }
 
@@ -56,11 +57,6 @@ fn listening() -> (TcpListener, SocketAddr) {
 pub(crate) fn dead_address() -> SocketAddr {
     TcpListener::bind("127.0.0.9:0").unwrap().local_addr().unwrap()
 }
-
-const CLIENT: ClientAddresses = ClientAddresses {
-    client: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 50_000),
-    local: None,
-};
 
 fn picks(backend: &Arc<Backend>, pins: &mut Vec<Pin>) -> String {
     pins.push(backend.pick().unwrap());
@@ -103,7 +99,7 @@ fn a_backend_without_any_address_is_not_picked() {
 async fn a_connection_is_counted_while_it_lives() {
     let (_listener, address) = listening();
     let (backend, metrics) = backend(settings(&[address]));
-    let tcp = backend.pick().unwrap().dial(&CLIENT).await.unwrap();
+    let tcp = backend.pick().unwrap().dial(&client()).await.unwrap();
 
     let open = r#"tidegate_backend_connections{backend="test",endpoint="0"} "#;
     let text = metrics.render();
@@ -121,7 +117,7 @@ async fn a_dead_endpoint_is_skipped_and_counted() {
     let (backend, _metrics) = backend(settings(&[dead_address(), alive]));
     let pin = backend.pick().unwrap();
 
-    pin.dial(&CLIENT).await.unwrap();
+    pin.dial(&client()).await.unwrap();
 
     assert_eq!(pin.endpoint().name(), "1");
     assert_eq!(backend.endpoints[0].metrics.refused.get(), 1);
@@ -131,7 +127,7 @@ async fn a_dead_endpoint_is_skipped_and_counted() {
 #[tokio::test]
 async fn each_endpoint_is_tried_once_before_giving_up() {
     let (backend, _metrics) = backend(settings(&[dead_address(), dead_address()]));
-    let error = backend.pick().unwrap().dial(&CLIENT).await.unwrap_err();
+    let error = backend.pick().unwrap().dial(&client()).await.unwrap_err();
 
     assert!(matches!(error, DialError::Refused), "{error:?}");
     assert!(backend.endpoints.iter().all(|e| e.metrics.refused.get() == 1));
@@ -144,10 +140,10 @@ async fn a_session_does_not_move_once_it_has_a_connection() {
     let (_listener, second) = listening();
     let (backend, _metrics) = backend(settings(&[first, second]));
     let pin = backend.pick().unwrap();
-    pin.dial(&CLIENT).await.unwrap();
+    pin.dial(&client()).await.unwrap();
     drop(gone);
 
-    assert!(matches!(pin.dial(&CLIENT).await, Err(DialError::Refused)));
+    assert!(matches!(pin.dial(&client()).await, Err(DialError::Refused)));
     assert_eq!(pin.endpoint().name(), "0");
     assert_eq!(backend.endpoints[1].metrics.connected.get(), 0);
 }
@@ -166,7 +162,7 @@ async fn an_endpoint_that_swallows_packets_times_out() {
 
     let mut queued = Vec::new();
     let error = loop {
-        match pin.dial(&CLIENT).await {
+        match pin.dial(&client()).await {
             Ok(tcp) => queued.push(tcp),
             Err(error) => break error,
         }
@@ -198,16 +194,14 @@ async fn the_header_comes_before_anything_else() {
     let mut settings = settings(&[address]);
     settings.proxy_protocol = ProxyProtocol::V1;
     let (backend, _metrics) = backend(settings);
-    let client = ClientAddresses { local: "203.0.113.9:443".parse().ok(), ..CLIENT };
-
-    let mut tcp = backend.pick().unwrap().dial(&client).await.unwrap();
+    let mut tcp = backend.pick().unwrap().dial(&client()).await.unwrap();
     let (_reader, writer) = tcp.split();
     assert_eq!(writer.try_write(&[std::io::IoSlice::new(b"hello")]).unwrap(), 5);
     writer.finish().unwrap();
 
     let mut seen = String::new();
     listener.accept().unwrap().0.read_to_string(&mut seen).unwrap();
-    assert_eq!(seen, "PROXY TCP4 127.0.0.1 203.0.113.9 50000 443\r\nhello");
+    assert_eq!(seen, "PROXY TCP4 192.0.2.1 203.0.113.9 5 443\r\nhello");
 }
 
 #[tokio::test]
@@ -217,11 +211,11 @@ async fn a_dropped_connection_resets_and_a_closed_one_finishes() {
     let pin = backend.pick().unwrap();
     let mut end = [0];
 
-    drop(pin.dial(&CLIENT).await.unwrap());
+    drop(pin.dial(&client()).await.unwrap());
     let error = listener.accept().unwrap().0.read(&mut end).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 
-    pin.dial(&CLIENT).await.unwrap().close();
+    pin.dial(&client()).await.unwrap().close();
     assert_eq!(listener.accept().unwrap().0.read(&mut end).unwrap(), 0);
 }
 
@@ -241,7 +235,7 @@ async fn names_are_resolved_before_serving() {
     backends.resolve().await;
     let pin = backends.get("test").unwrap().pick().unwrap();
     // localhost may be ::1 first, where nobody listens: the next address is tried.
-    pin.dial(&CLIENT).await.unwrap();
+    pin.dial(&client()).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

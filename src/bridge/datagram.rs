@@ -82,10 +82,10 @@ impl<D: Datagrams> DatagramBridge<D> {
     /// The socket, opened with its task if this is the first use.
     fn socket(&self) -> Option<&UdpConnection> {
         if self.socket.get().is_none() {
-            match self.context.pin.open_udp() {
+            match self.context.pin.open_udp(&self.context.client) {
                 Ok(socket) => self.start(socket),
                 Err(error) => {
-                    debug!(session_id = %self.context.id, %error, "No UDP socket for a session.");
+                    debug!(session_id = %self.context.id(), %error, "No UDP socket for a session.");
                 }
             }
         }
@@ -105,6 +105,7 @@ impl<D: Datagrams> DatagramBridge<D> {
 /// Sorts an error of a send.
 fn loss(error: &io::Error) -> Loss {
     match error.kind() {
+        _ if error.raw_os_error() == Some(libc::EMSGSIZE) => Loss::Oversize,
         io::ErrorKind::WouldBlock => Loss::BackendBusy,
         io::ErrorKind::ConnectionRefused => Loss::BackendUnreachable,
         _ => Loss::SocketError,
@@ -124,7 +125,8 @@ async fn carry_down<D: Datagrams>(context: &Context, socket: &UdpConnection, cli
             () = queue.shift(client), if !queue.is_empty() => {}
             // Nothing is taken from the socket before it is ready.
             received = receive(socket, client.prefix()) => match received {
-                Ok(framed) => pass_down(context, client, &mut queue, framed),
+                Ok(Some(framed)) => pass_down(context, client, &mut queue, framed),
+                Ok(None) => context.lost_down(Loss::WrongHeader),
                 // ICMP about a datagram that was counted as passed on. Reading it has cleared it.
                 Err(_stale) => {}
             },
@@ -132,14 +134,18 @@ async fn carry_down<D: Datagrams>(context: &Context, socket: &UdpConnection, cli
     }
 }
 
-/// Receives one datagram behind the transport's prefix.
-async fn receive(socket: &UdpConnection, prefix: &[u8]) -> io::Result<Bytes> {
+/// Receives one datagram behind the transport's prefix. `None`: it is no reply to this client.
+async fn receive(socket: &UdpConnection, prefix: &[u8]) -> io::Result<Option<Bytes>> {
     poll_fn(|cx| {
         with_scratch(|buffer| {
-            let (head, space) = buffer.split_at_mut(prefix.len());
-            let received = ready!(socket.poll_receive(cx, space))?;
-            head.copy_from_slice(prefix);
-            Ok(Bytes::copy_from_slice(&buffer[..prefix.len() + received])).into()
+            let received = ready!(socket.poll_receive(cx, &mut buffer[prefix.len()..]))?;
+            let received = prefix.len()..prefix.len() + received;
+            let Some(header) = socket.header_of_reply(&buffer[received.clone()]) else {
+                return Ok(None).into();
+            };
+            // The prefix overwrites the end of the header, right before the payload.
+            buffer[header..header + prefix.len()].copy_from_slice(prefix);
+            Ok(Some(Bytes::copy_from_slice(&buffer[header..received.end]))).into()
         })
     })
     .await
@@ -173,7 +179,7 @@ mod tests {
         for (errno, why) in [
             (libc::EAGAIN, Loss::BackendBusy),
             (libc::ECONNREFUSED, Loss::BackendUnreachable),
-            (libc::EMSGSIZE, Loss::SocketError),
+            (libc::EMSGSIZE, Loss::Oversize),
             (libc::ENETUNREACH, Loss::SocketError),
         ] {
             assert_eq!(loss(&io::Error::from_raw_os_error(errno)), why, "{errno}");

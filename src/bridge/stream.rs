@@ -91,7 +91,7 @@ fn spawn(open: OpenStream, bridge: impl Future<Output = StreamEnd> + Send + 'sta
         let OpenStream { context, kind, .. } = &open;
         let why = ended.unwrap_or(StreamEnd::Internal);
         context.stream_ended(why);
-        trace!(session_id = %context.id, ?kind, reason = why.word(), "Stream ended.");
+        trace!(session_id = %context.id(), ?kind, reason = why.word(), "Stream ended.");
     }));
 }
 
@@ -215,7 +215,7 @@ async fn dial(context: &Context, recv: &mut impl RecvStream) -> Result<TcpConnec
         () = context.ended() => Err(session_ended(context)),
         lost = recv.lost() => Err(lost.into()),
         // A connection that is half made is given up without a trace.
-        dialled = context.pin.dial(&context.addresses) => dialled.map_err(|e| Cut(e.stream_end())),
+        dialled = context.pin.dial(&context.client) => dialled.map_err(|e| Cut(e.stream_end())),
     }
 }
 

@@ -158,6 +158,10 @@ fn backend(backend: &Backend) -> raw::Backend {
     raw::Backend {
         balance: Some(backend.balance),
         proxy_protocol: Some(backend.proxy_protocol),
+        // An empty list has no form: the key is left out.
+        proxy_tlvs: Some(backend.introduction.tlvs.clone()).filter(|tlvs| !tlvs.is_empty()),
+        udp_proxy: Some(backend.introduction.udp),
+        preamble: backend.introduction.preamble.clone(),
         connect_timeout: Some(Period(backend.connect_timeout)),
         nodelay: Some(backend.nodelay),
         user_timeout: Some(Period(backend.user_timeout)),

@@ -5,6 +5,7 @@
 //! mistakes give three lines.
 
 mod backend;
+mod introduction;
 mod listener;
 mod route;
 mod server;
@@ -101,6 +102,7 @@ fn config(raw: raw::File, folder: &Folder, problems: &mut Collector<'_>) -> Opti
     let backends = backend::backends(raw.backend.unwrap_or_default(), problems);
     let listeners = listener::listeners(listeners.unwrap_or_default(), folder, problems);
     let routes = route::routes(routes.unwrap_or_default(), &backends, problems);
+    introduction::check_captures(&backends, routes.as_deref(), problems);
     Some(Config {
         server: server::server(
             raw.server.unwrap_or_else(|| raw::Server::absent("server".to_owned())),

@@ -50,6 +50,11 @@ impl RoutePath {
         Ok(Self { segments })
     }
 
+    /// The names of its captures.
+    pub fn captures(&self) -> impl Iterator<Item = &str> {
+        self.segments.iter().filter_map(Segment::name)
+    }
+
     /// Whether every path that one takes is taken by the other, and with the same precedence.
     pub fn equals_but_for_names(&self, other: &Self) -> bool {
         self.segments.len() == other.segments.len()

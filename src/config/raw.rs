@@ -12,8 +12,10 @@ use super::{
     Balance, Congestion, DatagramsMode, LogFormat, ProxyProtocol, RetryPolicy, StreamsMode,
     UdpOpen, UniMode, WebTransportProfile,
     host::HostPort,
+    introduction::{ProxyTlv, UdpProxy},
     origin::{Origin, Origins},
     path::RoutePath,
+    preamble::Preamble,
     problems::{Collector, did_you_mean, join},
     read::{FromText, HexBytes, Read, Workers, as_table, note_unknown_keys, read_key, read_text},
     units::{ByteSize, Limit, Patience, Period},
@@ -242,6 +244,9 @@ section! {
     Backend {
         balance: Balance,
         proxy_protocol: ProxyProtocol,
+        proxy_tlvs: Vec<ProxyTlv>,
+        udp_proxy: UdpProxy,
+        preamble: Preamble,
         connect_timeout: Period,
         nodelay: bool,
         user_timeout: Period,
@@ -318,6 +323,10 @@ words!(DatagramsMode: Udp = "udp", Drop = "drop");
 words!(UdpOpen: Datagram = "datagram", Session = "session");
 words!(Balance: RoundRobin = "round-robin", LeastSessions = "least-sessions");
 words!(ProxyProtocol: Off = "off", V1 = "v1", V2 = "v2");
+words!(ProxyTlv: UniqueId = "unique-id", Alpn = "alpn", Ssl = "ssl", Route = "route",
+    Protocol = "protocol", Dialect = "dialect", Subject = "subject", Authority = "authority",
+    Origin = "origin", Path = "path", Crc32c = "crc32c");
+words!(UdpProxy: Off = "off", V2First = "v2-first", V2Every = "v2-every", Spp = "spp");
 
 fn not_among(text: &str, words: &[&'static str]) -> String {
     let allowed: Vec<_> = words.iter().map(|word| format!("{word:?}")).collect();
@@ -390,6 +399,12 @@ impl Serialize for Origins {
 }
 
 impl Serialize for RoutePath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for Preamble {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }

@@ -16,6 +16,7 @@ use super::{
     host::HostPort,
     origin::Origin,
     path::RoutePath,
+    preamble::Preamble,
     problems::{Collector, did_you_mean, join},
     units::{ByteSize, Limit, Patience, Period, UNLIMITED},
 };
@@ -181,6 +182,8 @@ read_as_text! {
         .map_err(|wrong| format!("{text:?} is no origin; {wrong}"));
     RoutePath: "a path such as \"/game/{room}\"", |text: &str| RoutePath::parse(text)
         .map_err(|wrong| format!("{text:?} is no path; {wrong}"));
+    Preamble: "a text such as \"HELLO {session_id}\\r\\n\"", |text: &str| Preamble::parse(text)
+        .map_err(|wrong| format!("{text:?} is no preamble: {wrong}"));
     HexBytes: "hexadecimal digits such as \"0a1b\"", HexBytes::parse;
 }
 

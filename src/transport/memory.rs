@@ -597,6 +597,7 @@ impl MemoryClient {
             local: "203.0.113.9:443".parse().ok(),
             protocols: Vec::new(),
             dialect: "draft02",
+            tls: None,
         };
         let datagrams = DatagramState { queue: VecDeque::new(), room: 64, max_payload: Some(1200) };
         let datagrams = Shared { state: Mutex::new(datagrams), changed: Notify::new() };

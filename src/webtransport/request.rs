@@ -8,6 +8,7 @@ use h3::{
     server::{RequestResolver, RequestStream},
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use quinn::crypto::rustls::HandshakeData;
 use tokio::{sync::watch, time::timeout};
 
 use super::{
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     reason::Refusal,
-    transport::{self, ClientEnd, RequestHead},
+    transport::{self, ClientEnd, RequestHead, Tls},
 };
 
 /// The answer to `GET /`.
@@ -163,7 +164,15 @@ impl Requests {
             client: self.quic.remote_address(),
             local: self.quic.local_ip().map(|ip| SocketAddr::new(ip, self.local.port())),
             dialect: dialect.word(),
+            tls: self.tls().map(Arc::new),
         })
+    }
+
+    fn tls(&self) -> Option<Tls> {
+        let data = self.quic.handshake_data()?.downcast::<HandshakeData>().ok()?;
+        let HandshakeData { protocol, server_name, .. } = *data;
+        // QUIC has no other version (RFC 9001 section 4.2).
+        Some(Tls { version: "TLSv1.3", alpn: protocol.unwrap_or_default(), server_name })
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{DAY, HOUR, MILLISECOND, MINUTE, SECOND, check_name, check_names};
+use super::{
+    DAY, HOUR, MILLISECOND, MINUTE, SECOND, check_name, check_names, introduction::introduction,
+};
 use crate::config::{
     Backend, ByteSize, Endpoint, Keepalive,
     problems::Collector,
@@ -50,6 +52,7 @@ fn backend(name: String, raw: raw::Backend, problems: &mut Collector<'_>) -> Opt
         Backend::RESOLVE_INTERVAL,
         SECOND..=DAY,
     );
+    let introduction = introduction(&raw, problems);
     let keepalive_key = raw.key("keepalive");
     let endpoints = endpoints(raw.key("endpoints"), raw.endpoints, problems);
     let keepalive = raw.keepalive.unwrap_or_else(|| raw::Keepalive::absent(keepalive_key));
@@ -58,6 +61,7 @@ fn backend(name: String, raw: raw::Backend, problems: &mut Collector<'_>) -> Opt
         name,
         balance: raw.balance.unwrap_or_default(),
         proxy_protocol: raw.proxy_protocol.unwrap_or_default(),
+        introduction,
         endpoints: endpoints?,
         connect_timeout,
         keepalive,

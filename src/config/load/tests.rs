@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    Balance, CertificateSource, DatagramsMode, HostPort, Limit, LogFormat, Origin, Origins,
-    ProxyProtocol, RetryPolicy, StreamsMode, UdpOpen, UniMode, known_keys,
+    Balance, CertificateSource, DatagramsMode, HostPort, Introduction, Limit, LogFormat, Origin,
+    Origins, ProxyProtocol, ProxyTlv, RetryPolicy, StreamsMode, UdpOpen, UniMode, known_keys,
 };
 
 /// A small valid file. The tests break it, one line each.
@@ -181,6 +181,16 @@ fn what_a_file_leaves_out_gets_the_documented_default() {
     assert!(config.routes[1].allow_missing_origin, "any origin means also none");
     assert_eq!(game.backend.connect_timeout, Duration::from_secs(3));
     assert_eq!(game.backend.keepalive.probes, 3);
+    assert_eq!(game.backend.introduction, Introduction::default());
+}
+
+#[test]
+fn what_headers_carry_is_sent_in_one_order_however_it_is_listed() {
+    let keys =
+        "[backend.game]\nproxy_protocol = \"v2\"\nproxy_tlvs = [\"crc32c\", \"path\", \"ssl\"]";
+    let config = valid(&VALID.replace("[backend.game]", keys));
+    let tlvs = &config.backends["game"].introduction.tlvs;
+    assert_eq!(*tlvs, [ProxyTlv::Ssl, ProxyTlv::Path, ProxyTlv::Crc32c]);
 }
 
 #[test]
@@ -205,6 +215,11 @@ fn the_effective_configuration_is_the_same_configuration() {
             "[backend.game]",
             "[backend.game]\nbalance = \"least-sessions\"\nnodelay = false",
         ),
+        VALID.replace(
+            "[backend.game]",
+            "[backend.game]\nproxy_protocol = \"v2\"\nproxy_tlvs = [\"crc32c\", \"path\", \"ssl\"]\n\
+             udp_proxy = \"v2-every\"\npreamble = \"{{{session_id} {capture.room}}}\\r\\n\"",
+        ),
     ] {
         let config = valid(&text);
         let effective = config.effective();
@@ -225,10 +240,10 @@ fn the_effective_configuration_has_every_key() {
     .effective();
     for key in known_keys() {
         let name = key.rsplit('.').next().unwrap();
-        // A secret and a self-signed certificate are alternatives that the sample does not have, and
-        // its route speaks no protocols.
-        let is_absent =
-            key.starts_with("server.secret") || ["self_signed", "protocols"].contains(&name);
+        // A secret and a self-signed certificate are alternatives that the sample does not have, its
+        // route speaks no protocols, and its backend is told of addresses alone.
+        let is_absent = key.starts_with("server.secret")
+            || ["self_signed", "protocols", "proxy_tlvs", "preamble"].contains(&name);
         if !is_absent {
             assert!(effective.contains(&format!("{name} = ")), "{key} is not in\n{effective}");
         }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use super::support::*;
 use crate::{
     backend::tests::dead_address,
-    config::{ByteSize, DatagramsMode, UdpOpen},
+    config::{self, ByteSize, DatagramsMode, UdpOpen, UdpProxy},
     reason::Loss,
     transport::memory::MemoryClient,
 };
@@ -197,5 +197,108 @@ async fn the_socket_is_opened_with_the_session_where_the_route_says_so() {
         assert_eq!(gateway.lifecycle.running_tasks(), tasks, "{udp_open:?}");
         client.close(0, "");
         gateway.leaves_nothing_behind().await;
+    }
+}
+
+/// A route whose backend is told of the client in this way.
+fn introducing(udp: SocketAddr, how: UdpProxy) -> config::Route {
+    with_backend(udp_route(udp), |backend| backend.introduction.udp = how)
+}
+
+/// The version 2 header of [`MemoryClient`]'s client, who is at 192.0.2.1:50000 and sent to 203.0.113.9:443.
+const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c\xc0\0\x02\x01\xcb\0\x71\x09\xc3\x50\x01\xbb";
+
+/// The same client's header of the Simple Proxy Protocol.
+const SPP: &[u8] = b"\x56\xec\0\0\0\0\0\0\0\0\0\0\xff\xff\xc0\0\x02\x01\
+      \0\0\0\0\0\0\0\0\0\0\xff\xff\xcb\0\x71\x09\xc3\x50\x01\xbb";
+
+#[tokio::test]
+async fn a_header_precedes_the_first_datagram_or_each_as_the_backend_wants() {
+    for (how, first, later) in [
+        (UdpProxy::Off, &b""[..], &b""[..]),
+        (UdpProxy::V2First, V2, b""),
+        (UdpProxy::V2Every, V2, V2),
+        (UdpProxy::Spp, SPP, SPP),
+    ] {
+        let server = UdpServer::new().await;
+        let gateway = Gateway::new(introducing(server.address(), how));
+        let client = gateway.session().await;
+        for (header, datagram) in [(first, &b"one"[..]), (later, b""), (later, b"three")] {
+            client.send_datagram(datagram);
+            let (received, _) = server.receive().await;
+            assert_eq!(received, [header, datagram].concat(), "{how:?}");
+        }
+        let up = &gateway.route.up;
+        assert_eq!((up.datagrams.get(), up.datagram_bytes.get()), (3, 8), "headers do not count");
+    }
+}
+
+/// Who listens after a restart has not seen the header.
+#[tokio::test]
+async fn the_header_of_the_first_datagram_comes_again_after_the_backend_was_gone() {
+    let server = UdpServer::at("127.0.0.9:0".parse().unwrap()).await;
+    let address = server.address();
+    let gateway = Gateway::new(introducing(address, UdpProxy::V2First));
+    let client = gateway.session().await;
+    client.send_datagram(b"first");
+    assert_eq!(server.receive().await.0, [V2, b"first"].concat());
+    drop(server);
+    // The refusal of one shows at the next.
+    for _ in 0..5 {
+        client.send_datagram(b"into the void");
+    }
+
+    let server = UdpServer::at(address).await;
+    client.send_datagram(b"welcome back");
+    assert_eq!(server.receive().await.0, [V2, b"welcome back"].concat());
+    client.send_datagram(b"next");
+    assert_eq!(server.receive().await.0, b"next");
+}
+
+#[tokio::test]
+async fn replies_of_the_simple_proxy_protocol_lose_their_header() {
+    let server = UdpServer::new().await;
+    let gateway = Gateway::new(introducing(server.address(), UdpProxy::Spp));
+    let client = gateway.session().await;
+    client.take_datagrams(64, Some(65_469));
+    client.send_datagram(b"hello");
+    let (_, from) = server.receive().await;
+
+    for reply in [&b"reply"[..], b"", &pattern(65_469)] {
+        server.send(&[SPP, reply].concat(), from).await;
+        assert!(client.datagram().await == reply);
+    }
+    assert_eq!(gateway.route.down.datagram_bytes.get(), 5 + 65_469);
+}
+
+#[tokio::test]
+async fn replies_without_the_sessions_own_header_are_lost_and_counted() {
+    let server = UdpServer::new().await;
+    let gateway = Gateway::new(introducing(server.address(), UdpProxy::Spp));
+    let client = gateway.session().await;
+    client.send_datagram(b"hello");
+    let (_, from) = server.receive().await;
+
+    let mut of_another = [SPP, b"not yours"].concat();
+    of_another[17] ^= 1;
+    for wrong in [&b"no header"[..], b"", &SPP[..37], &of_another, V2] {
+        server.send(wrong, from).await;
+    }
+    server.send(&[SPP, b"yours"].concat(), from).await;
+    assert_eq!(&client.datagram().await[..], b"yours");
+    gateway.loses_down(Loss::WrongHeader, 5).await;
+}
+
+#[tokio::test]
+async fn what_is_too_large_for_a_packet_with_its_header_is_lost_and_counted() {
+    for (how, header) in [(UdpProxy::Off, 0), (UdpProxy::V2Every, V2.len()), (UdpProxy::Spp, 38)] {
+        let server = UdpServer::new().await;
+        let gateway = Gateway::new(introducing(server.address(), how));
+        let client = gateway.session().await;
+        let largest = 65_507 - header;
+        client.send_datagram(Box::leak(pattern(largest + 1).into()));
+        client.send_datagram(Box::leak(pattern(largest).into()));
+        assert_eq!(server.receive().await.0.len(), 65_507, "{how:?}");
+        assert_eq!(gateway.route.up.lost.get(Loss::Oversize), 1, "{how:?}");
     }
 }
