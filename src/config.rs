@@ -12,6 +12,7 @@
 
 mod effective;
 mod host;
+mod host_pattern;
 mod introduction;
 mod load;
 mod origin;
@@ -29,6 +30,7 @@ use std::{
 
 pub use self::{
     host::{HostPort, is_certificate_name},
+    host_pattern::{HostPattern, HostPatternError, request_host},
     introduction::{Introduction, ProxyTlv, UdpProxy},
     origin::{Origin, OriginError, Origins},
     path::{PathError, RoutePath, Segment, path_segments},
@@ -55,7 +57,7 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How the process stops.
     pub drain: Drain,
-    /// Routes, in the order of the file; no two can match the same path equally.
+    /// Routes, in the order of the file; no two can match the same host and path equally.
     pub routes: Vec<Route>,
     /// Backends by name.
     pub backends: BTreeMap<String, Arc<Backend>>,
@@ -359,8 +361,10 @@ impl Default for Drain {
 /// One route: a path, who may use it, and where it goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Route {
-    /// Name, for logs and metrics. Default: the path.
+    /// Name, for logs and metrics. Default: the path, behind the first of its hosts if it has any.
     pub name: String,
+    /// Which hosts it is for. Default none, which means every host.
+    pub hosts: Vec<HostPattern>,
     /// Which paths it takes.
     pub path: RoutePath,
     /// Which origins may use it.

@@ -77,6 +77,8 @@ reasons! {
         NotWebTransport = "not_webtransport", Client;
         /// No route matches the path.
         NoRoute = "no_route", Client;
+        /// No route is for the host, or those that have the path are for other hosts.
+        WrongHost = "wrong_host", Client;
         /// The route does not list the request's origin.
         OriginNotAllowed = "origin_not_allowed", Client;
         /// The request has no origin and the route wants one.
@@ -106,6 +108,7 @@ impl Refusal {
             Self::OriginNotAllowed | Self::OriginMissing => 403,
             Self::NoRoute => 404,
             Self::NotWebTransport => 405,
+            Self::WrongHost => 421,
             Self::HeadersTooLarge => 431,
             Self::TooManySessions | Self::RouteFull | Self::BackendUnavailable | Self::Draining => {
                 503

@@ -4,19 +4,23 @@
 //! opens anything, and a table never changes: a new configuration makes a new table, and sessions keep
 //! the route that they began with.
 //!
-//! The path is decided first and the origin after it, so that a refused origin is counted under its
-//! route. Paths are compared in one normal form ([`crate::config::path_segments`]); a path that could
+//! Host and path are decided first and the origin after them, so that a refused origin is counted under
+//! its route. Hosts are compared in one normal form without port ([`crate::config::request_host`]); an
+//! authority that could be read in two ways is a bad request, also where no route names hosts. A route
+//! that names the host wins over one with a wildcard for it, and that over one without hosts; the path
+//! decides among the routes of one host. Paths are compared in one normal form ([`crate::config::path_segments`]); a path that could
 //! be read in two ways is a bad request. Where several routes take a path, a literal segment wins
 //! over a capture and a capture over a rest, from left to right; the order of the file says nothing.
 //! Origins are compared by scheme, host and port (RFC 6454 section 5), never as text.
 
+mod hosts;
 mod tree;
 
 use std::{fmt, sync::Arc};
 
-use self::tree::Tree;
+use self::hosts::{Hosts, NotFound};
 use crate::{
-    config::{self, Origin, Origins, RoutePath, Segment, path_segments},
+    config::{self, Origin, Origins, RoutePath, Segment, path_segments, request_host},
     metrics::{Metrics, RouteMetrics},
     reason::Refusal,
     transport::{PAGE_PATH, RequestHead},
@@ -26,8 +30,8 @@ use crate::{
 #[derive(Debug)]
 pub struct RouteTable {
     routes: Vec<Arc<Route>>,
-    /// Indices of `routes`, by path.
-    tree: Tree,
+    /// Indices of `routes`, by host and path.
+    hosts: Hosts,
 }
 
 /// One route and its numbers.
@@ -61,9 +65,9 @@ pub struct Match {
 impl RouteTable {
     /// A table of all routes of a configuration. Each route's metrics are made here, at zero.
     pub fn new(settings: &[config::Route], metrics: &Metrics) -> Self {
-        let mut table = Self { routes: Vec::new(), tree: Tree::default() };
+        let mut table = Self { routes: Vec::new(), hosts: Hosts::default() };
         for settings in settings {
-            table.tree.insert(&settings.path.segments, table.routes.len());
+            table.hosts.insert(settings, table.routes.len());
             let metrics = metrics.route(&settings.name);
             table.routes.push(Arc::new(Route { settings: settings.clone(), metrics }));
         }
@@ -81,10 +85,15 @@ impl RouteTable {
     /// Why none does, and the route that refuses it where the path led to one.
     pub fn lookup(&self, head: &RequestHead) -> Result<Match, (Option<Arc<Route>>, Refusal)> {
         let segments = path_segments(&head.path).map_err(|_unfit| (None, Refusal::BadRequest))?;
-        let found = self.tree.find(&segments).and_then(|index| self.routes.get(index));
-        let is_page = head.path == PAGE_PATH;
-        let none = if is_page { Refusal::NotWebTransport } else { Refusal::NoRoute };
-        let route = found.ok_or((None, none))?;
+        let host = request_host(&head.authority).ok_or((None, Refusal::BadRequest))?;
+        let route = match self.hosts.find(&host, &segments) {
+            Ok(index) => &self.routes[index],
+            Err(NotFound::Host) => return Err((None, Refusal::WrongHost)),
+            Err(NotFound::Path) if head.path == PAGE_PATH => {
+                return Err((None, Refusal::NotWebTransport));
+            }
+            Err(NotFound::Path) => return Err((None, Refusal::NoRoute)),
+        };
         if let Err(why) = check_origin(&route.settings, head.origin.as_deref()) {
             return Err((Some(Arc::clone(route)), why));
         }
@@ -239,6 +248,112 @@ mod tests {
         }
     }
 
+    /// A table of routes with these names: hosts as TOML, and path.
+    fn hosts_table(routes: &[(&str, &str, &str)]) -> RouteTable {
+        let route = |(name, hosts, path): &(&str, &str, &str)| {
+            let hosts =
+                if hosts.is_empty() { String::new() } else { format!("hosts = [{hosts}]\n") };
+            format!(
+                "[[route]]\nname = {name:?}\n{hosts}path = {path:?}\nbackend = \"b\"\norigins = \"any\"\n"
+            )
+        };
+        table_of(&routes.iter().map(route).collect::<String>())
+    }
+
+    /// The name of the route that takes a request with this authority, or why none does.
+    fn taken_on(table: &RouteTable, authority: &str, path: &str) -> Result<String, Refusal> {
+        let head = RequestHead { authority: authority.to_owned(), ..head(path, None) };
+        table.lookup(&head).map(|m| m.route.to_string()).map_err(|(_, why)| why)
+    }
+
+    #[test]
+    fn a_named_host_wins_over_a_wildcard_and_a_wildcard_over_none() {
+        let table = hosts_table(&[
+            ("every", "", "/{all...}"),
+            ("wild", r#""*.example.com""#, "/{all...}"),
+            ("play", r#""play.example.com", "[::1]""#, "/game"),
+            ("wild-game", r#""*.example.com""#, "/game"),
+            ("every-lobby", "", "/lobby"),
+        ]);
+        for (authority, path, route) in [
+            // The path decides only among the routes of one host.
+            ("play.example.com", "/game", "play"),
+            ("play.example.com", "/lobby", "wild"),
+            ("eu.example.com", "/game", "wild-game"),
+            ("eu.example.com", "/lobby", "wild"),
+            // A star is exactly one label.
+            ("example.com", "/lobby", "every-lobby"),
+            ("a.eu.example.com", "/lobby", "every-lobby"),
+            ("evilexample.com", "/game", "every"),
+            ("example.com.evil.com", "/game", "every"),
+            ("localhost", "/game", "every"),
+            // Spellings of one host.
+            ("PLAY.Example.com:4433", "/game", "play"),
+            ("play.example.com.:443", "/game", "play"),
+            ("[0:0::0:1]:4433", "/game", "play"),
+            ("127.0.0.1:4433", "/game", "every"),
+        ] {
+            assert_eq!(
+                taken_on(&table, authority, path),
+                Ok(route.to_owned()),
+                "{authority} {path}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_another_host_has_is_on_the_wrong_host_and_what_none_has_is_not_found() {
+        let named = [
+            ("play", r#""play.example.com""#, "/game"),
+            ("chat", r#""*.chat.example.com""#, "/chat/{room}"),
+        ];
+        let named_and_every = [&named[..], &[("any", "", "/any")]].concat();
+        let [named, named_and_every] = [&named[..], &named_and_every].map(hosts_table);
+        for (authority, path, of_named, of_named_and_every) in [
+            ("play.example.com", "/chat/1", Refusal::WrongHost, Refusal::WrongHost),
+            ("eu.chat.example.com", "/game", Refusal::WrongHost, Refusal::WrongHost),
+            ("other.example.com", "/game", Refusal::WrongHost, Refusal::WrongHost),
+            ("play.example.com", "/none", Refusal::NoRoute, Refusal::NoRoute),
+            ("eu.chat.example.com", "/none", Refusal::NoRoute, Refusal::NoRoute),
+            // No route is for this host, until there is one for every host.
+            ("other.example.com", "/none", Refusal::WrongHost, Refusal::NoRoute),
+            ("other.example.com", "/", Refusal::WrongHost, Refusal::NotWebTransport),
+            ("play.example.com", "/", Refusal::NotWebTransport, Refusal::NotWebTransport),
+        ] {
+            for (table, wanted) in [(&named, of_named), (&named_and_every, of_named_and_every)] {
+                assert_eq!(taken_on(table, authority, path), Err(wanted), "{authority} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_authority_that_can_be_read_in_two_ways_is_a_bad_request() {
+        let with_hosts = hosts_table(&[("play", r#""play.example.com""#, "/game")]);
+        let without = table(&["/game"]);
+        for authority in [
+            "",
+            ":443",
+            "play.example.com:",
+            "play.example.com:443:443",
+            "play.example.com..",
+            "user@play.example.com",
+            "play.example.com@evil.com",
+            "play.example.com%2eevil.com",
+            "play%2Eexample.com",
+            "play.example.com/evil",
+            "play.example.com\0",
+            "play\u{3002}example.com",
+            "https://play.example.com",
+            "*.example.com",
+            "[::1",
+        ] {
+            for table in [&with_hosts, &without] {
+                let refused = taken_on(table, authority, "/game");
+                assert_eq!(refused, Err(Refusal::BadRequest), "{authority:?}");
+            }
+        }
+    }
+
     #[test]
     fn captures_tell_what_they_stand_for() {
         let table = table(&["/game/{room}/{seat}", "/files/{path...}"]);
@@ -331,9 +446,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_request_can_make_the_lookup_panic(path in ".*", origin in proptest::option::of(".*")) {
+        fn no_request_can_make_the_lookup_panic(
+            authority in ".*",
+            path in ".*",
+            origin in proptest::option::of(".*"),
+        ) {
             let table = table(&["/{all...}", "/game/{room}", "/"]);
-            _ = table.lookup(&head(&path, origin.as_deref()));
+            let head = RequestHead { authority, ..head(&path, origin.as_deref()) };
+            _ = table.lookup(&head);
+        }
+
+        /// A host means the same when it is brought into the form for comparing once more.
+        #[test]
+        fn a_host_that_is_compared_is_in_normal_form(authority in "[a-zA-Z0-9.:\\[\\]%@-]{0,12}") {
+            if let Some(host) = request_host(&authority) {
+                prop_assert_eq!(request_host(&host), Some(host));
+            }
         }
 
         /// A route is only ever given a path that means the same when it is normalised once more.

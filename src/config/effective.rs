@@ -131,6 +131,8 @@ fn timeouts(timeouts: &Timeouts) -> raw::Timeouts {
 fn route(route: &Route) -> raw::Route {
     raw::Route {
         name: Some(route.name.clone()),
+        // As with `protocols`: an empty list has no form.
+        hosts: Some(route.hosts.clone()).filter(|hosts| !hosts.is_empty()),
         path: Some(route.path.clone()),
         origins: Some(route.origins.clone()),
         allow_missing_origin: Some(route.allow_missing_origin),

@@ -12,6 +12,7 @@ use super::{
     Balance, Congestion, DatagramsMode, LogFormat, ProxyProtocol, RetryPolicy, StreamsMode,
     UdpOpen, UniMode, WebTransportProfile,
     host::HostPort,
+    host_pattern::HostPattern,
     introduction::{ProxyTlv, UdpProxy},
     origin::{Origin, Origins},
     path::RoutePath,
@@ -214,6 +215,7 @@ section! {
     /// `[[route]]`
     Route {
         name: String,
+        hosts: Vec<HostPattern>,
         path: RoutePath,
         origins: Origins,
         allow_missing_origin: bool,
@@ -405,6 +407,12 @@ impl Serialize for RoutePath {
 }
 
 impl Serialize for Preamble {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for HostPattern {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }

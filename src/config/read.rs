@@ -14,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     host::HostPort,
+    host_pattern::HostPattern,
     origin::Origin,
     path::RoutePath,
     preamble::Preamble,
@@ -184,6 +185,8 @@ read_as_text! {
         .map_err(|wrong| format!("{text:?} is no path; {wrong}"));
     Preamble: "a text such as \"HELLO {session_id}\\r\\n\"", |text: &str| Preamble::parse(text)
         .map_err(|wrong| format!("{text:?} is no preamble: {wrong}"));
+    HostPattern: "a host such as \"play.example.com\"", |text: &str| HostPattern::parse(text)
+        .map_err(|wrong| format!("{text:?} is no host; {wrong}"));
     HexBytes: "hexadecimal digits such as \"0a1b\"", HexBytes::parse;
 }
 

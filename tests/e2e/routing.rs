@@ -184,3 +184,66 @@ async fn a_route_that_requires_a_protocol_refuses_clients_without_it() {
     raw.leave();
     gateway.shut_down().await;
 }
+
+/// S7. A client that came by the wrong name is told so, and one that came by a right one is served, also on
+/// a connection to another name.
+#[tokio::test]
+async fn a_session_on_a_host_without_its_path_is_421() {
+    let (game, any) = (TcpBackend::bind().await, TcpBackend::bind().await);
+    let keys = "hosts = [\"play.example.com\", \"*.play.example.com\"]";
+    let gateway = Setup::new()
+        .route_with("/game", Some(game.address()), None, keys)
+        .route("/any", Some(any.address()), None)
+        .start()
+        .await;
+    let raw = Raw::with_settings(&gateway).await;
+    for (authority, path, status, reason) in [
+        ("play.example.com", "/game", 200, ""),
+        ("EU.Play.Example.com.:4433", "/game", 200, ""),
+        ("localhost", "/any", 200, ""),
+        ("play.example.com", "/any", 200, ""),
+        ("localhost", "/game", 421, "wrong_host"),
+        ("a.eu.play.example.com", "/game", 421, "wrong_host"),
+        ("evilplay.example.com", "/game", 421, "wrong_host"),
+        ("play.example.com", "/nowhere", 404, "no_route"),
+    ] {
+        let mut fields = session_fields(path);
+        fields[3].1 = authority;
+        let mut session = raw.bidi(&headers(&fields)).await;
+        let response = session.response().await;
+        let reason = (status != 200).then_some(reason);
+        assert_eq!(
+            (response.status, response.field("tidegate-reason")),
+            (status, reason),
+            "{authority}"
+        );
+        if status == 200 {
+            // It is the right backend.
+            let mut stream = raw.stream_of(session.id(), b"hello").await;
+            let backend = if path == "/game" { &game } else { &any };
+            expect_text(&mut backend.accept().await, b"hello").await;
+            finish(&mut stream.send);
+        }
+        finish(&mut session.send);
+    }
+    let labels = [("route", "_none"), ("reason", "wrong_host")];
+    gateway.metric_reaches("tidegate_session_rejects_total", &labels, 3.0).await;
+    raw.leave();
+    gateway.shut_down().await;
+}
+
+/// S7. What two programs could take for two hosts is refused before any route is asked.
+#[tokio::test]
+async fn an_authority_that_can_be_read_in_two_ways_is_400() {
+    let keys = "hosts = [\"play.example.com\"]";
+    let gateway = Setup::new().route_with("/x", Some(echo_tcp().await), None, keys).start().await;
+    let raw = Raw::with_settings(&gateway).await;
+    for authority in ["play.example.com..", "play.example.com:0443", "127.1", "play..example.com"] {
+        let mut fields = session_fields("/x");
+        fields[3].1 = authority;
+        let response = raw.bidi(&headers(&fields)).await.response().await;
+        assert_eq!((response.status, response.reason()), (400, "bad_request"), "{authority}");
+    }
+    raw.leave();
+    gateway.shut_down().await;
+}

@@ -4,8 +4,8 @@ use std::{collections::HashSet, sync::Arc};
 
 use super::{HOUR, MILLISECOND, all, backend::Backends, check_names};
 use crate::config::{
-    Backend, ByteSize, DatagramsMode, Endpoint, HostPort, Origins, Route, RoutePath, StreamsMode,
-    UniMode,
+    Backend, ByteSize, DatagramsMode, Endpoint, HostPattern, HostPort, Origins, Route, RoutePath,
+    StreamsMode, UniMode,
     problems::{Collector, did_you_mean, join},
     raw::{self, Section},
 };
@@ -20,23 +20,53 @@ pub(super) fn routes(
     all(raws.into_iter().zip(names).map(|(raw, name)| route(name, raw, backends, problems)))
 }
 
-/// Notes each path that takes exactly what an earlier one takes: nothing says which of them wins.
+/// Notes each path that takes exactly what an earlier one takes on the same host: nothing says which
+/// of them wins.
 fn note_equal_paths(raws: &[raw::Route], problems: &mut Collector<'_>) {
     let paths: Vec<(&raw::Route, &RoutePath)> =
         raws.iter().filter_map(|raw| Some((raw, raw.path.as_ref()?))).collect();
     for (at, (raw, path)) in paths.iter().enumerate() {
-        let earlier = paths.iter().take(at).find(|(_, other)| path.equals_but_for_names(other));
-        if let Some((first, other)) = earlier {
-            let message = format!("{path} takes the same paths as {other} in `{}`", first.at);
+        let earlier = paths.iter().take(at).find_map(|(first, other)| {
+            let host = path.equals_but_for_names(other).then(|| shared_host(raw, first))?;
+            Some((first, other, host?))
+        });
+        if let Some((first, other, host)) = earlier {
+            let on = host.map(|host| format!(" on {host}")).unwrap_or_default();
+            let message = format!("{path} takes the same paths as {other} in `{}`{on}", first.at);
             problems.add(raw.key("path"), message);
+        }
+    }
+}
+
+/// Whether two routes are equally precise about some host: both name it, or neither names any, which is
+/// the inner `None`. A host that is named wins over a wildcard, so those two are never equal.
+fn shared_host<'r>(one: &'r raw::Route, other: &raw::Route) -> Option<Option<&'r HostPattern>> {
+    match (one.hosts.as_deref(), other.hosts.as_deref()) {
+        (None, None) => Some(None),
+        (Some(one), Some(other)) => one.iter().find(|host| other.contains(host)).map(Some),
+        (None, Some(_)) | (Some(_), None) => None,
+    }
+}
+
+/// Notes each host that a route lists twice.
+fn check_hosts(raw: &raw::Route, problems: &mut Collector<'_>) {
+    let hosts = raw.hosts.as_deref().unwrap_or_default();
+    for (at, host) in hosts.iter().enumerate() {
+        if hosts.iter().take(at).any(|earlier| earlier == host) {
+            problems.add(raw.key("hosts"), format!("{host} stands here twice"));
         }
     }
 }
 
 /// The routes' names. A route without a usable name or path has none; its problem is noted already.
 fn names(raws: &[raw::Route], problems: &mut Collector<'_>) -> Vec<Option<String>> {
-    let name =
-        |raw: &raw::Route| raw.name.clone().or_else(|| raw.path.as_ref().map(ToString::to_string));
+    let name = |raw: &raw::Route| {
+        raw.name.clone().or_else(|| {
+            let path = raw.path.as_ref()?;
+            let host = raw.hosts.as_ref().and_then(|hosts| hosts.first());
+            Some(host.map_or_else(|| path.to_string(), |host| format!("{host}{path}")))
+        })
+    };
     let names: Vec<_> = raws.iter().map(name).collect();
     // Names that two routes have from one path are the path's problem, which is noted already.
     let mut from_paths = HashSet::new();
@@ -59,6 +89,7 @@ fn route(
     let hint =
         "list who may use this route, such as [\"https://play.example.com\"], or write \"any\"";
     let origins = problems.required(&raw.key("origins"), raw.origins.clone(), hint);
+    check_hosts(&raw, problems);
     check_protocols(&raw, problems);
     let backend = backend(&raw, backends, problems);
     let modes = backend.as_ref().map(|backend| Modes::choose(&raw, backend, problems));
@@ -78,6 +109,7 @@ fn route(
     let (origins, modes) = (origins?, modes?);
     Some(Route {
         name: name?,
+        hosts: raw.hosts.unwrap_or_default(),
         path: path?,
         allow_missing_origin: raw.allow_missing_origin.unwrap_or(origins == Origins::Any),
         origins,

@@ -193,6 +193,43 @@ fn what_headers_carry_is_sent_in_one_order_however_it_is_listed() {
     assert_eq!(*tlvs, [ProxyTlv::Ssl, ProxyTlv::Path, ProxyTlv::Crc32c]);
 }
 
+/// The small file with two routes of the same paths, and these keys of each.
+fn same_paths(first: &str, second: &str) -> String {
+    let route = format!("[[route]]\n{first}\npath = \"/game/{{room}}\"");
+    let text = VALID.replacen("[[route]]\npath = \"/game/{room}\"", &route, 1);
+    text.replace("path = \"/echo\"", &format!("path = \"/game/{{seat}}\"\n{second}"))
+}
+
+#[test]
+fn routes_of_different_hosts_may_have_the_same_path() {
+    for (first, second) in [
+        ("hosts = [\"a.example.com\"]", "hosts = [\"b.example.com\"]"),
+        ("hosts = [\"a.example.com\"]", "hosts = [\"*.example.com\"]"),
+        ("hosts = [\"*.example.com\"]", ""),
+    ] {
+        let config = valid(&same_paths(first, second));
+        assert_ne!(config.routes[0].name, config.routes[1].name);
+    }
+    let text = same_paths("", "hosts = [\"B.example.com\", \"c.example.com\"]");
+    assert_eq!(valid(&text).routes[1].name, "b.example.com/game/{seat}");
+}
+
+#[test]
+fn routes_that_could_match_a_host_and_path_equally_are_refused() {
+    let first = "hosts = [\"b.example.com\", \"*.example.com\"]";
+    for second in [
+        "hosts = [\"a.example.com\", \"b.example.com\"]",
+        "hosts = [\"B.EXAMPLE.com.\"]",
+        "hosts = [\"b.example.com\"]\nname = \"other\"",
+    ] {
+        let problems = parse(&same_paths(first, second)).unwrap_err().to_string();
+        let wanted = "route[1].path: /game/{seat} takes the same paths as /game/{room} in \
+                      `route[0]` on b.example.com\n";
+        assert!(problems.contains(wanted), "{problems}");
+        assert_eq!(problems.lines().count(), 1, "{problems}");
+    }
+}
+
 #[test]
 fn inline_tables_and_sections_mean_the_same() {
     let inline = valid(VALID);
@@ -210,6 +247,10 @@ fn the_effective_configuration_is_the_same_configuration() {
             "origins = \"any\"",
             "origins = [\"null\", \"http://[::1]:8080\"]\nhalf_close_timeout = \"90s\"\n\
              protocols = [\"a\", \"b\"]\nrequire_protocol = true",
+        ),
+        VALID.replace(
+            "origins = \"any\"",
+            "origins = \"any\"\nhosts = [\"Play.example.com.\", \"*.example.com\", \"[::1]\"]",
         ),
         VALID.replace(
             "[backend.game]",
@@ -240,10 +281,11 @@ fn the_effective_configuration_has_every_key() {
     .effective();
     for key in known_keys() {
         let name = key.rsplit('.').next().unwrap();
-        // A secret and a self-signed certificate are alternatives that the sample does not have, its
-        // route speaks no protocols, and its backend is told of addresses alone.
+        // Secrets and a self-signed certificate are alternatives that the sample does not have; its route
+        // names no hosts and speaks no protocols, and its backend is told of addresses alone.
         let is_absent = key.starts_with("server.secret")
-            || ["self_signed", "protocols", "proxy_tlvs", "preamble"].contains(&name);
+            || key.starts_with("server.previous_secret")
+            || ["self_signed", "hosts", "protocols", "proxy_tlvs", "preamble"].contains(&name);
         if !is_absent {
             assert!(effective.contains(&format!("{name} = ")), "{key} is not in\n{effective}");
         }

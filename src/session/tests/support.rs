@@ -47,6 +47,7 @@ pub(super) fn udp_route(udp: SocketAddr) -> config::Route {
 pub(super) fn route_to(backend: config::Backend) -> config::Route {
     config::Route {
         name: "game".into(),
+        hosts: Vec::new(),
         path: RoutePath { segments: vec![Segment::Literal("game".into())] },
         origins: Origins::Any,
         allow_missing_origin: true,
