@@ -84,6 +84,9 @@ pub struct Server {
     pub config_id: u8,
     /// From which the reset, token and ticket keys are made; random per process without it.
     pub secret: Option<Secret>,
+    /// The secret before it: what was made with it is still accepted, and nothing new is made with it.
+    /// Only beside a secret.
+    pub previous_secret: Option<Secret>,
 }
 
 impl Default for Server {
@@ -96,6 +99,7 @@ impl Default for Server {
             server_id: Vec::new(),
             config_id: 0,
             secret: None,
+            previous_secret: None,
         }
     }
 }

@@ -55,7 +55,7 @@ pub use self::{
     worker::Workers,
 };
 use crate::{
-    config::{self, CertificateSource, Config},
+    config::{self, CertificateSource, Config, Secret},
     lifecycle::Lifecycle,
     metrics::{ListenerMetrics, Metrics},
 };
@@ -160,7 +160,9 @@ impl Edge {
     /// # Errors
     /// The first certificate that cannot be used or address that cannot be bound.
     pub fn bind(config: &Config, metrics: &Metrics) -> Result<Self, EdgeError> {
-        let keys = Keys::new(config.server.secret.as_ref().map(config::Secret::expose))
+        let config::Server { secret, previous_secret, .. } = &config.server;
+        let [secret, previous] = [secret, previous_secret].map(|s| s.as_ref().map(Secret::expose));
+        let keys = Keys::new(secret, previous)
             .map_err(|source| EdgeError::System { what: "make random keys", source })?;
         let wanted = wanted_workers(config.server.workers);
 

@@ -58,6 +58,7 @@ fn server(server: &Server) -> raw::Server {
         server_id: Some(HexBytes(server.server_id.clone())),
         config_id: Some(server.config_id),
         secret: server.secret.as_ref().map(|_| raw::Hidden::default()),
+        previous_secret: server.previous_secret.as_ref().map(|_| raw::Hidden::default()),
         ..Default::default()
     }
 }

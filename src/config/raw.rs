@@ -112,6 +112,7 @@ section! {
         server_id: HexBytes,
         config_id: u8,
         secret: Hidden,
+        previous_secret: Hidden,
     }
 }
 

@@ -5,6 +5,11 @@
 //! accept each other's tokens and tickets and can reset each other's dead connections. Without a secret
 //! the root is random: then only the workers of one process agree, and a restart begins anew.
 //!
+//! Two secrets make a change of secret possible: the current one makes everything that is new, and what
+//! the previous one made is still opened. Resets are made with the current one alone, because a reset
+//! token is compared by the client with the one that it was given: an instance that has the new secret
+//! cannot reset connections that began under the old one, which then end by their idle timeout.
+//!
 //! The QUIC traits are implemented here rather than taken from quinn, whose implementations change
 //! type when another crate of the build switches a feature on.
 //!
@@ -27,12 +32,13 @@ const ROOT_BYTES: usize = 32;
 
 /// The root of all keys of the process.
 pub(super) struct Keys {
-    root: hkdf::Prk,
+    current: hkdf::Prk,
+    previous: Option<hkdf::Prk>,
 }
 
 impl Keys {
-    /// From the configured secret, or from randomness.
-    pub(super) fn new(secret: Option<&[u8]>) -> io::Result<Self> {
+    /// From the configured secrets, or from randomness.
+    pub(super) fn new(secret: Option<&[u8]>, previous: Option<&[u8]>) -> io::Result<Self> {
         let mut random = [0; ROOT_BYTES];
         let secret = match secret {
             Some(secret) => secret,
@@ -42,12 +48,13 @@ impl Keys {
             }
         };
         let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"tidegate edge 1");
-        Ok(Self { root: salt.extract(secret) })
+        let root = |secret| salt.extract(secret);
+        Ok(Self { current: root(secret), previous: previous.map(root) })
     }
 
     /// Makes stateless reset tokens (RFC 9000 section 10.3.2).
     pub(super) fn reset(&self) -> Arc<dyn HmacKey> {
-        let key = self.root.expand(&[b"stateless reset"], hmac::HMAC_SHA256).expect(FITS);
+        let key = self.current.expand(&[b"stateless reset"], hmac::HMAC_SHA256).expect(FITS);
         Arc::new(ResetKey(key.into()))
     }
 
@@ -61,9 +68,17 @@ impl Keys {
         Arc::new(Tickets::new(self.derive(b"session ticket")))
     }
 
-    fn derive(&self, label: &[u8]) -> hkdf::Prk {
-        self.root.expand(&[label], hkdf::HKDF_SHA256).expect(FITS).into()
+    fn derive(&self, label: &[u8]) -> Roots {
+        let derive =
+            |root: &hkdf::Prk| root.expand(&[label], hkdf::HKDF_SHA256).expect(FITS).into();
+        Roots { current: derive(&self.current), previous: self.previous.as_ref().map(derive) }
     }
+}
+
+/// What the keys for one purpose are made from: the root that seals, and one that only opens.
+pub(super) struct Roots {
+    pub(super) current: hkdf::Prk,
+    pub(super) previous: Option<hkdf::Prk>,
 }
 
 impl fmt::Debug for Keys {
@@ -109,26 +124,42 @@ impl HmacKey for ResetKey {
     }
 }
 
-struct TokenKey(hkdf::Prk);
+struct TokenKey(Roots);
 
 impl HandshakeTokenKey for TokenKey {
     fn aead_from_hkdf(&self, nonce: &[u8]) -> Box<dyn AeadKey> {
-        Box::new(OneTimeKey(one_time_key(&self.0, &[nonce])))
+        let key = |root| one_time_key(root, &[nonce]);
+        let Roots { current, previous } = &self.0;
+        Box::new(OneTimeKey { current: key(current), previous: previous.as_ref().map(key) })
     }
 }
 
-struct OneTimeKey(aead::LessSafeKey);
+struct OneTimeKey {
+    current: aead::LessSafeKey,
+    previous: Option<aead::LessSafeKey>,
+}
 
 impl AeadKey for OneTimeKey {
     fn seal(&self, data: &mut Vec<u8>, additional: &[u8]) -> Result<(), CryptoError> {
         let additional = aead::Aad::from(additional);
-        let sealed = self.0.seal_in_place_append_tag(zero_nonce(), additional, data);
+        let sealed = self.current.seal_in_place_append_tag(zero_nonce(), additional, data);
         sealed.map_err(untold)
     }
 
     fn open<'a>(&self, data: &'a mut [u8], additional: &[u8]) -> Result<&'a mut [u8], CryptoError> {
-        let additional = aead::Aad::from(additional);
-        self.0.open_in_place(zero_nonce(), additional, data).map_err(untold)
+        let aad = aead::Aad::from(additional);
+        let Some(previous) = &self.previous else {
+            return self.current.open_in_place(zero_nonce(), aad, data).map_err(untold);
+        };
+        // A key that does not fit may leave anything in its place.
+        let mut copy = data.to_vec();
+        if let Ok(opened) = self.current.open_in_place(zero_nonce(), aad, &mut copy) {
+            let data = data.split_at_mut(opened.len()).0;
+            data.copy_from_slice(opened);
+            return Ok(data);
+        }
+        let aad = aead::Aad::from(additional);
+        previous.open_in_place(zero_nonce(), aad, data).map_err(untold)
     }
 }
 
@@ -140,7 +171,12 @@ mod tests {
     const OTHER: &[u8] = &[8; 32];
 
     fn keys(secret: Option<&[u8]>) -> Keys {
-        Keys::new(secret).unwrap()
+        Keys::new(secret, None).unwrap()
+    }
+
+    /// Keys after a change of secret.
+    fn changed(secret: &[u8], previous: &[u8]) -> Keys {
+        Keys::new(Some(secret), Some(previous)).unwrap()
     }
 
     fn reset_token(keys: &Keys) -> Vec<u8> {
@@ -181,6 +217,62 @@ mod tests {
             Some(&b"a session"[..])
         );
         assert_eq!(keys(Some(OTHER)).tickets().decrypt(&ticket), None);
+    }
+
+    #[test]
+    fn after_a_change_tokens_of_both_secrets_are_opened_and_new_ones_are_of_the_current() {
+        let [old, new] = [keys(Some(SECRET)), keys(Some(OTHER))].map(|keys| keys.tokens());
+        let both = changed(OTHER, SECRET).tokens();
+        let third = changed(&[9; 32], OTHER).tokens();
+        let seal = |keys: &Arc<dyn HandshakeTokenKey>| {
+            let mut token = b"192.0.2.1".to_vec();
+            keys.aead_from_hkdf(b"nonce").seal(&mut token, b"more").unwrap();
+            token
+        };
+        let open = |keys: &Arc<dyn HandshakeTokenKey>, token: &[u8]| {
+            let opened = keys
+                .aead_from_hkdf(b"nonce")
+                .open(&mut token.to_vec(), b"more")
+                .is_ok_and(|opened| {
+                    assert_eq!(opened, b"192.0.2.1");
+                    true
+                });
+            opened
+        };
+        for (sealer, opener, good) in [
+            (&old, &both, true),
+            (&new, &both, true),
+            (&both, &new, true),
+            (&both, &old, false),
+            (&both, &third, true),
+            (&old, &third, false),
+        ] {
+            assert_eq!(open(opener, &seal(sealer)), good);
+        }
+        let mut changed_token = seal(&both);
+        changed_token[0] ^= 1;
+        assert!(!open(&both, &changed_token));
+        assert!(!open(&both, b"short"));
+    }
+
+    #[test]
+    fn after_a_change_tickets_of_both_secrets_are_opened_and_new_ones_are_of_the_current() {
+        let [old, new] = [keys(Some(SECRET)), keys(Some(OTHER))].map(|keys| keys.tickets());
+        let both = changed(OTHER, SECRET).tickets();
+        for (sealer, opener, good) in
+            [(&old, &both, true), (&new, &both, true), (&both, &new, true), (&both, &old, false)]
+        {
+            let ticket = sealer.encrypt(b"a session").unwrap();
+            let opened = opener.decrypt(&ticket);
+            assert_eq!(opened.as_deref(), good.then_some(&b"a session"[..]));
+        }
+    }
+
+    #[test]
+    fn after_a_change_resets_are_made_with_the_current_secret_alone() {
+        let token = reset_token(&changed(OTHER, SECRET));
+        assert_eq!(token, reset_token(&keys(Some(OTHER))));
+        assert_ne!(token, reset_token(&keys(Some(SECRET))));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rustls::{pki_types::UnixTime, server::ProducesTickets};
 
 use super::{
     crypto::{aead, fill_random, hkdf},
-    keys::{one_time_key, zero_nonce},
+    keys::{Roots, one_time_key, zero_nonce},
 };
 
 /// How long a ticket is good for at least, and at most twice that. rustls' own tickets do the same.
@@ -23,13 +23,11 @@ const EPOCH_BYTES: usize = 4;
 const SALT_BYTES: usize = 16;
 
 /// Seals and opens tickets.
-pub(super) struct Tickets {
-    root: hkdf::Prk,
-}
+pub(super) struct Tickets(Roots);
 
 impl Tickets {
-    pub(super) fn new(root: hkdf::Prk) -> Self {
-        Self { root }
+    pub(super) fn new(roots: Roots) -> Self {
+        Self(roots)
     }
 
     fn seal(&self, epoch: u32, session: &[u8]) -> Option<Vec<u8>> {
@@ -38,28 +36,34 @@ impl Tickets {
         fill_random(&mut salt).ok()?;
 
         let mut sealed = session.to_vec();
-        one_time_key(&self.root, &[&epoch, &salt])
+        one_time_key(&self.0.current, &[&epoch, &salt])
             .seal_in_place_append_tag(zero_nonce(), aead::Aad::empty(), &mut sealed)
             .ok()?;
         Some([&epoch[..], &salt, &sealed].concat())
     }
 
-    /// The epoch on either side is accepted too: tickets live on after their own, and the clocks of
-    /// two instances differ.
+    /// Opens a ticket that was made with either root.
     fn open(&self, now: u32, ticket: &[u8]) -> Option<Vec<u8>> {
-        let (epoch, rest) = ticket.split_first_chunk::<EPOCH_BYTES>()?;
-        let (salt, sealed) = rest.split_first_chunk::<SALT_BYTES>()?;
-        if u32::from_be_bytes(*epoch).abs_diff(now) > 1 {
-            return None;
-        }
-        let mut session = sealed.to_vec();
-        let length = one_time_key(&self.root, &[epoch, salt])
-            .open_in_place(zero_nonce(), aead::Aad::empty(), &mut session)
-            .ok()?
-            .len();
-        session.truncate(length);
-        Some(session)
+        let Roots { current, previous } = &self.0;
+        open_with(current, now, ticket).or_else(|| open_with(previous.as_ref()?, now, ticket))
     }
+}
+
+/// The epoch on either side is accepted too: tickets live on after their own, and the clocks of
+/// two instances differ.
+fn open_with(root: &hkdf::Prk, now: u32, ticket: &[u8]) -> Option<Vec<u8>> {
+    let (epoch, rest) = ticket.split_first_chunk::<EPOCH_BYTES>()?;
+    let (salt, sealed) = rest.split_first_chunk::<SALT_BYTES>()?;
+    if u32::from_be_bytes(*epoch).abs_diff(now) > 1 {
+        return None;
+    }
+    let mut session = sealed.to_vec();
+    let length = one_time_key(root, &[epoch, salt])
+        .open_in_place(zero_nonce(), aead::Aad::empty(), &mut session)
+        .ok()?
+        .len();
+    session.truncate(length);
+    Some(session)
 }
 
 fn current_epoch() -> u32 {
@@ -99,7 +103,7 @@ mod tests {
 
     fn tickets() -> Tickets {
         let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"test");
-        Tickets::new(salt.extract(b"secret"))
+        Tickets::new(Roots { current: salt.extract(b"secret"), previous: None })
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub(super) fn server(raw: raw::Server, folder: &Folder, problems: &mut Collector
         problems.add(raw.key("server_id"), message);
     }
     let (workers, config_id) = (raw.key("workers"), raw.key("config_id"));
+    let (secret, previous_secret) = secrets(&raw, folder, problems);
     Server {
         workers: problems.within(&workers, count, default.workers, NonZeroU32::MIN..=most),
         steering: match raw.steering {
@@ -40,8 +41,26 @@ pub(super) fn server(raw: raw::Server, folder: &Folder, problems: &mut Collector
             default.config_id,
             0..=MOST_CONFIG_ID,
         ),
-        secret: raw.secret.and_then(|raw| secret(raw.0, folder, problems)),
+        secret,
+        previous_secret,
     }
+}
+
+/// The secret and the one before it.
+fn secrets(
+    raw: &raw::Server,
+    folder: &Folder,
+    problems: &mut Collector<'_>,
+) -> (Option<Secret>, Option<Secret>) {
+    let mut read = |raw: &Option<raw::Hidden>| secret(&raw.as_ref()?.0, folder, problems);
+    let (current, previous) = (read(&raw.secret), read(&raw.previous_secret));
+    let key = raw.key("previous_secret");
+    if previous.is_some() && !problems.has(&raw.key("secret")) {
+        problems.add(key, "stands without `server.secret`, which it came before");
+    } else if previous.is_some() && previous == current {
+        problems.add(key, "is the same as `server.secret`; leave it out");
+    }
+    (current, previous)
 }
 
 /// draft-ietf-quic-load-balancers section 5.1.
@@ -51,7 +70,7 @@ const MOST_SERVER_ID_BYTES: usize = 15;
 const MOST_CONFIG_ID: u8 = 6;
 
 /// Reads the secret from where the file says it is.
-fn secret(raw: raw::Secret, folder: &Folder, problems: &mut Collector<'_>) -> Option<Secret> {
+fn secret(raw: &raw::Secret, folder: &Folder, problems: &mut Collector<'_>) -> Option<Secret> {
     let bytes = match (&raw.file, &raw.env) {
         (Some(file), None) => {
             let key = raw.key("file");

@@ -430,6 +430,38 @@ fn a_secret_is_read_without_its_line_end_and_never_shown() {
 }
 
 #[test]
+fn a_previous_secret_stands_beside_another_one_and_is_never_shown_either() {
+    let folder = Scratch::new("previous-secret");
+    folder.file("new", b"0123456789abcdef0123456789abcdef\n");
+    folder.file("old", b"fedcba9876543210fedcba9876543210\n");
+    let parse = |keys| Config::parse(&VALID.replace("workers = 2", keys), "t.toml", &folder.0);
+
+    let both = "secret.file = \"new\"\nprevious_secret.file = \"old\"";
+    let config = parse(both).unwrap_or_else(|p| panic!("{p}"));
+    let previous = config.server.previous_secret.as_ref().unwrap();
+    assert_eq!(previous.expose(), b"fedcba9876543210fedcba9876543210");
+    for shown in [config.effective(), format!("{config:?}")] {
+        assert!(shown.contains("***") && !shown.contains("fedcba98"), "{shown}");
+    }
+
+    for (keys, wanted) in [
+        ("previous_secret.file = \"old\"", "previous_secret: stands without `server.secret`"),
+        (
+            "secret.file = \"new\"\nprevious_secret.file = \"new\"",
+            "previous_secret: is the same as `server.secret`",
+        ),
+        (
+            "secret.file = \"new\"\nprevious_secret = {}",
+            "previous_secret: write either file or env",
+        ),
+    ] {
+        let problems = parse(keys).unwrap_err().to_string();
+        assert!(problems.contains(wanted), "{problems}");
+        assert_eq!(problems.lines().count(), 1, "{problems}");
+    }
+}
+
+#[test]
 fn a_short_secret_is_refused_without_being_shown() {
     let folder = Scratch::new("short-secret");
     folder.file("secret", b"0123456789\n");
