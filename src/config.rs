@@ -19,6 +19,7 @@ mod origin;
 mod path;
 mod preamble;
 mod problems;
+mod rate;
 mod raw;
 mod read;
 mod units;
@@ -36,6 +37,7 @@ pub use self::{
     path::{PathError, RoutePath, Segment, path_segments},
     preamble::{Field, Piece, Preamble},
     problems::{Problem, Problems},
+    rate::Rate,
     units::{ByteSize, Limit},
 };
 use self::{raw::File, read::Read};
@@ -303,6 +305,8 @@ pub struct Limits {
     pub early_streams: u32,
     /// Datagrams held per connection for sessions that are not accepted yet. Default 64.
     pub early_datagrams: u32,
+    /// What one client address may have of it.
+    pub per_client: PerClientLimits,
 }
 
 impl Default for Limits {
@@ -315,6 +319,29 @@ impl Default for Limits {
             header_bytes: ByteSize::kib(16),
             early_streams: 64,
             early_datagrams: 64,
+            per_client: PerClientLimits::default(),
+        }
+    }
+}
+
+/// What one client address may have: an IPv4 address, or the 64 bits of an IPv6 address that name its
+/// network. Many people can be behind one address.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PerClientLimits {
+    /// QUIC connections. Above it new ones are refused. Default 1,000.
+    pub connections: Limit,
+    /// Sessions at once. Above it new ones are refused with 429. Default 1,000.
+    pub sessions: Limit,
+    /// Session requests that a route takes. Above it they are refused with 429. Default 100 a second.
+    pub session_rate: Rate,
+}
+
+impl Default for PerClientLimits {
+    fn default() -> Self {
+        Self {
+            connections: Limit::AtMost(1_000),
+            sessions: Limit::AtMost(1_000),
+            session_rate: Rate::per_second(100),
         }
     }
 }

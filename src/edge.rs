@@ -57,6 +57,7 @@ pub use self::{
 use crate::{
     config::{self, CertificateSource, Config, Secret},
     lifecycle::Lifecycle,
+    limit::Clients,
     metrics::{ListenerMetrics, Metrics},
 };
 
@@ -211,11 +212,16 @@ impl Edge {
     }
 
     /// Starts the workers. Each connection's handshake and then `serve` run in one task of
-    /// `lifecycle`, on the connection's worker.
+    /// `lifecycle`, on the connection's worker. `clients` says whether its address may have it.
     ///
     /// # Errors
     /// The system gave no thread, or no runtime for it.
-    pub fn start<F, Fut>(self, lifecycle: &Lifecycle, serve: F) -> Result<Workers, EdgeError>
+    pub fn start<F, Fut>(
+        self,
+        lifecycle: &Lifecycle,
+        clients: &Arc<Clients>,
+        serve: F,
+    ) -> Result<Workers, EdgeError>
     where
         F: Fn(Accepted) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
@@ -227,6 +233,7 @@ impl Edge {
                 sockets: Vec::new(),
                 endpoint_config: quic::endpoint_config(&self.layout, index, &self.keys),
                 counts: Arc::clone(&counts),
+                clients: Arc::clone(clients),
                 handshake_timeout: self.handshake_timeout,
                 lifecycle: lifecycle.clone(),
                 serve: serve.clone(),

@@ -16,6 +16,7 @@ use crate::{
     config::{self, Config},
     edge::{Accepted, BoundAddress, CertificateInfo, Edge, EdgeError, Workers},
     lifecycle::Lifecycle,
+    limit::Clients,
     metrics::Metrics,
     route::RouteTable,
     session::{self, SessionContext, Tables},
@@ -65,7 +66,15 @@ impl Gateway {
             backends: Arc::clone(&backends),
         };
         let sessions = config.limits.sessions;
-        let context = SessionContext::new(tables, sessions, lifecycle.clone(), metrics.clone());
+        let clients = Clients::new(config.limits.per_client.clone(), metrics.clients());
+        let clients = Arc::new(clients);
+        let context = SessionContext::new(
+            tables,
+            sessions,
+            Arc::clone(&clients),
+            lifecycle.clone(),
+            metrics.clone(),
+        );
         let context = Arc::new(context);
 
         let addresses = edge.addresses().to_vec();
@@ -75,7 +84,7 @@ impl Gateway {
             let context = Arc::clone(&context);
             move |accepted| serve(accepted, Arc::clone(&services), Arc::clone(&context))
         };
-        let workers = edge.start(&lifecycle, serve)?;
+        let workers = edge.start(&lifecycle, &clients, serve)?;
 
         control.spawn(backends.resolve_loop(control.clone()));
         let admin = admin.map(|admin| {

@@ -30,13 +30,14 @@
 //! | [`backend`] | name to endpoint to connection | |
 //! | [`transport`] | the client leg as session, bridge and backend know it | |
 //! | [`admin`] | metrics and health over HTTP | hyper |
+//! | [`limit`] | rates, and what one client address may have | |
 //! | [`metrics`] | every metric, by name | prometheus |
 //! | [`reason`] | the closed lists of reasons | |
 //! | [`lifecycle`] | readiness, drain, kill, waiting for tasks | tokio-util's tracker |
 //! | [`client`] | a WebTransport client for the load generator and the tests | quinn, rustls |
 //!
 //! Imports go downwards: gateway to edge, session and admin; those to bridge, route; those to webtransport,
-//! backend; those to transport, config, metrics, reason and lifecycle, which import nothing but each other's
+//! backend; those to transport, limit, config, metrics, reason and lifecycle, which import nothing but each other's
 //! plain types. `clippy` holds the borders to the outside libraries.
 
 #[allow(clippy::disallowed_types, reason = "owns hyper")]
@@ -51,6 +52,7 @@ pub mod config;
 pub mod edge;
 pub mod gateway;
 pub mod lifecycle;
+pub mod limit;
 #[allow(clippy::disallowed_types, reason = "owns prometheus")]
 pub mod metrics;
 pub mod reason;

@@ -46,6 +46,7 @@ struct Families {
     socket_buffer: IntGaugeVec,
     gso_segments: IntGaugeVec,
     certificate_expiry: IntGaugeVec,
+    client_addresses: IntGauge,
 
     sessions: IntGaugeVec,
     sessions_total: IntCounterVec,
@@ -109,12 +110,18 @@ impl Metrics {
             retries: f.retries.with_label_values(&[name]),
             refused_connections: refused("too_many_connections"),
             refused_handshakes: refused("too_many_handshakes"),
+            refused_client_connections: refused("client_connections"),
             refused_draining: refused("draining"),
             socket_drops: f.socket_drops.with_label_values(&[name]),
             receive_buffer: f.socket_buffer.with_label_values(&[name, "receive"]),
             send_buffer: f.socket_buffer.with_label_values(&[name, "send"]),
             gso_segments: f.gso_segments.with_label_values(&[name]),
         }
+    }
+
+    /// The numbers of the limits for each client address.
+    pub fn clients(&self) -> ClientMetrics {
+        ClientMetrics { addresses: self.families.client_addresses.clone() }
     }
 
     /// When a certificate ends, in seconds since 1970.
@@ -242,6 +249,8 @@ pub struct ListenerMetrics {
     pub refused_connections: IntCounter,
     /// Connection attempts refused at the limit of handshakes.
     pub refused_handshakes: IntCounter,
+    /// Connection attempts refused because the client's address has as many as it may.
+    pub refused_client_connections: IntCounter,
     /// Connection attempts refused because the process drains.
     pub refused_draining: IntCounter,
     /// Packets that the kernel dropped because a socket's buffer was full.
@@ -263,6 +272,20 @@ impl ListenerMetrics {
     /// Notes how long a handshake took.
     pub fn handshake_took(&self, time: Duration) {
         self.handshake_seconds.observe(time.as_secs_f64());
+    }
+}
+
+/// The numbers of the limits for each client address.
+#[derive(Clone, Debug)]
+pub struct ClientMetrics {
+    addresses: IntGauge,
+}
+
+impl ClientMetrics {
+    /// Notes that other addresses are remembered than before.
+    pub fn addresses_changed(&self, before: usize, after: usize) {
+        let number = |addresses| i64::try_from(addresses).unwrap_or(i64::MAX);
+        self.addresses.add(number(after) - number(before));
     }
 }
 
@@ -442,6 +465,11 @@ impl Families {
                 "tls_certificate_expiry_timestamp_seconds",
                 "When the certificate ends, Unix time.",
                 &["cert"],
+            ),
+            client_addresses: gauge(
+                r,
+                "client_addresses",
+                "Client addresses that the limits per client remember.",
             ),
 
             sessions: gauges(r, "sessions", "Sessions open.", &["route"]),

@@ -4,7 +4,7 @@
 //! label and the reason that the client is told. It also says who ended it. Nothing here decides
 //! anything; the rooms that decide pick a word from these lists.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// Who ended something.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -89,6 +89,10 @@ reasons! {
         TooManySessions = "too_many_sessions", Gateway;
         /// The route is at its limit of sessions.
         RouteFull = "route_full", Gateway;
+        /// The client's address has as many sessions as it may.
+        ClientSessions = "client_sessions", Client;
+        /// The client's address asks for sessions more often than it may.
+        ClientSessionRate = "client_session_rate", Client;
         /// The client's SETTINGS did not arrive in time.
         SettingsTimeout = "settings_timeout", Client;
         /// The backend has no endpoint that could take the session.
@@ -109,6 +113,7 @@ impl Refusal {
             Self::NoRoute => 404,
             Self::NotWebTransport => 405,
             Self::WrongHost => 421,
+            Self::ClientSessions | Self::ClientSessionRate => 429,
             Self::HeadersTooLarge => 431,
             Self::TooManySessions | Self::RouteFull | Self::BackendUnavailable | Self::Draining => {
                 503
@@ -118,13 +123,38 @@ impl Refusal {
         }
     }
 
-    /// Seconds after which trying again makes sense (`Retry-After`), where it does.
+    /// Seconds after which trying again makes sense (`Retry-After`), where it does and where nobody
+    /// knows better ([`Refused`]).
     pub const fn retry_after_seconds(self) -> Option<u32> {
         match self {
-            Self::TooManySessions | Self::RouteFull => Some(10),
+            Self::TooManySessions | Self::RouteFull | Self::ClientSessions => Some(10),
             Self::BackendUnavailable | Self::Draining => Some(5),
+            Self::ClientSessionRate => Some(1),
             _ => None,
         }
+    }
+}
+
+/// A refusal as one client is told it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Refused {
+    /// Why.
+    pub why: Refusal,
+    /// Seconds after which trying again makes sense (`Retry-After`), where it does.
+    pub retry_after_seconds: Option<u32>,
+}
+
+impl Refused {
+    /// Refused until this time has passed, rounded up to what the header can say.
+    pub fn for_time(why: Refusal, time: Duration) -> Self {
+        let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+        Self { why, retry_after_seconds: Some(u32::try_from(seconds).unwrap_or(u32::MAX)) }
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(why: Refusal) -> Self {
+        Self { why, retry_after_seconds: why.retry_after_seconds() }
     }
 }
 
@@ -267,6 +297,15 @@ mod tests {
         check(Ending::ALL.iter().map(|r| r.word()).collect());
         check(StreamEnd::ALL.iter().map(|r| r.word()).collect());
         check(Loss::ALL.iter().map(|r| r.word()).collect());
+    }
+
+    #[test]
+    fn who_waits_as_long_as_they_are_told_waits_long_enough() {
+        for (millis, seconds) in [(0, 0), (1, 1), (1000, 1), (1001, 2), (59_500, 60)] {
+            let time = Duration::from_millis(millis);
+            let refused = Refused::for_time(Refusal::ClientSessionRate, time);
+            assert_eq!(refused.retry_after_seconds, Some(seconds), "{time:?}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod limit;
 mod tests;
 
 use std::{
+    net::IpAddr,
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -35,8 +36,9 @@ use crate::{
     bridge::{self, datagram::DatagramBridge},
     config::Limit,
     lifecycle::Lifecycle,
+    limit::{Clients, Place, TooMuch},
     metrics::Metrics,
-    reason::{Ending, Refusal, Side},
+    reason::{Ending, Refusal, Refused, Side},
     route::{Match, Route, RouteTable},
     transport::{ClientEnd, RequestHead, Session, SessionRequest},
 };
@@ -46,6 +48,7 @@ use crate::{
 pub struct SessionContext {
     tables: ArcSwap<Tables>,
     limits: SessionLimits,
+    clients: Arc<Clients>,
     lifecycle: Lifecycle,
     metrics: Metrics,
     cut: AtomicU64,
@@ -61,11 +64,18 @@ pub struct Tables {
 }
 
 impl SessionContext {
-    /// No session yet; at most `sessions` at once.
-    pub fn new(tables: Tables, sessions: Limit, lifecycle: Lifecycle, metrics: Metrics) -> Self {
+    /// No session yet; at most `sessions` at once, and of each address what `clients` allows.
+    pub fn new(
+        tables: Tables,
+        sessions: Limit,
+        clients: Arc<Clients>,
+        lifecycle: Lifecycle,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             tables: ArcSwap::from_pointee(tables),
             limits: SessionLimits::new(sessions),
+            clients,
             lifecycle,
             metrics,
             cut: AtomicU64::new(0),
@@ -83,25 +93,39 @@ impl SessionContext {
     }
 
     /// Decides on one request. Nothing but permits is touched, and refusing gives them back.
-    fn admit(&self, head: &RequestHead) -> Result<Admission, (Option<Arc<Route>>, Refusal)> {
+    fn admit(&self, head: &RequestHead) -> Result<Admission, (Option<Arc<Route>>, Refused)> {
         let tables = self.tables.load();
         let found = tables.routes.lookup(head);
         if self.lifecycle.is_draining() {
             let route = found.map_or_else(|(route, _)| route, |found| Some(found.route));
-            return Err((route, Refusal::Draining));
+            return Err((route, Refusal::Draining.into()));
         }
-        let Match { route, protocol, captures } = found?;
-        match self.reserve(&route, &tables.backends) {
+        let Match { route, protocol, captures } =
+            found.map_err(|(route, why)| (route, why.into()))?;
+        match self.reserve(head.client.ip(), &route, &tables.backends) {
             Ok((permits, pin)) => Ok(Admission { route, protocol, captures, pin, permits }),
             Err(why) => Err((Some(route), why)),
         }
     }
 
-    fn reserve(&self, route: &Route, backends: &Backends) -> Result<(Permits, Pin), Refusal> {
+    /// The client's own limits come first: a client that fills the gateway is to hear that it is its
+    /// doing.
+    fn reserve(
+        &self,
+        client: IpAddr,
+        route: &Route,
+        backends: &Backends,
+    ) -> Result<(Permits, Pin), Refused> {
         let settings = &route.settings;
+        let client =
+            self.clients.session(client, Instant::now()).map_err(|too_much| match too_much {
+                TooMuch::Sessions => Refusal::ClientSessions.into(),
+                TooMuch::Rate(wait) => Refused::for_time(Refusal::ClientSessionRate, wait),
+            })?;
         let process = self.limits.process().ok_or(Refusal::TooManySessions)?;
         let route = self.limits.route(&settings.name, settings.max_sessions);
-        let permits = Permits { _process: process, _route: route.ok_or(Refusal::RouteFull)? };
+        let route = route.ok_or(Refusal::RouteFull)?;
+        let permits = Permits { _client: client, _process: process, _route: route };
         let backend = backends.get(&settings.backend.name).ok_or(Refusal::Internal)?;
         let pin = backend.pick().ok_or(Refusal::BackendUnavailable)?;
         Ok((permits, pin))
@@ -138,6 +162,7 @@ struct Admission {
 /// Held for as long as the session lives.
 #[derive(Debug)]
 struct Permits {
+    _client: Place,
     _process: Permit,
     _route: Permit,
 }
@@ -148,9 +173,9 @@ pub async fn run<R: SessionRequest>(request: R, context: Arc<SessionContext>) {
     let head = Arc::new(request.head().clone());
     match context.admit(&head) {
         Ok(admission) => serve(request, head, admission, asked, &context).await,
-        Err((route, why)) => {
-            context.count_refusal(route.as_deref(), why, &head);
-            request.refuse(why).await;
+        Err((route, refused)) => {
+            context.count_refusal(route.as_deref(), refused.why, &head);
+            request.refuse(refused).await;
         }
     }
 }

@@ -14,7 +14,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::reason::Refusal;
+use crate::reason::Refused;
 
 /// The one path that also answers ordinary requests: it is there, though it takes no session unless a
 /// route has it.
@@ -74,8 +74,8 @@ pub trait SessionRequest: Send + 'static {
         events: Arc<dyn SessionEvents<Self::Session>>,
     ) -> impl Future<Output = Result<Self::Session, ClientEnd>> + Send;
 
-    /// Refuses, with the status and the reason's word.
-    fn refuse(self, why: Refusal) -> impl Future<Output = ()> + Send;
+    /// Refuses, with the status, the reason's word and when trying again makes sense.
+    fn refuse(self, refused: impl Into<Refused> + Send) -> impl Future<Output = ()> + Send;
 }
 
 /// An accepted session. Dropping it ends the session as [`Ending::Internal`](crate::reason::Ending).

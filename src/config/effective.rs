@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{
     Backend, CertificateFiles, CertificateSource, Config, Endpoint, Keepalive, Limits, Listener,
-    Route, Server, Timeouts, Transport, raw,
+    PerClientLimits, Route, Server, Timeouts, Transport, raw,
     read::{HexBytes, Workers},
     units::{Patience, Period},
 };
@@ -114,6 +114,16 @@ fn limits(limits: &Limits) -> raw::Limits {
         header_bytes: Some(limits.header_bytes),
         early_streams: Some(limits.early_streams),
         early_datagrams: Some(limits.early_datagrams),
+        per_client: Some(per_client(&limits.per_client)),
+        ..Default::default()
+    }
+}
+
+fn per_client(limits: &PerClientLimits) -> raw::PerClientLimits {
+    raw::PerClientLimits {
+        connections: Some(limits.connections),
+        sessions: Some(limits.sessions),
+        session_rate: Some(limits.session_rate),
         ..Default::default()
     }
 }

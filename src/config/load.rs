@@ -20,7 +20,7 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
-    Admin, ByteSize, Config, Drain, Limits, Problem, Problems, Timeouts,
+    Admin, ByteSize, Config, Drain, Limits, PerClientLimits, Problem, Problems, Timeouts,
     problems::{Collector, line_at},
     raw::{self, Section},
 };
@@ -171,6 +171,16 @@ fn limits(raw: raw::Limits, problems: &mut Collector<'_>) -> Limits {
             default.early_datagrams,
             0..=MOST_EARLY,
         ),
+        per_client: per_client(raw.per_client.unwrap_or_default()),
+    }
+}
+
+fn per_client(raw: raw::PerClientLimits) -> PerClientLimits {
+    let default = PerClientLimits::default();
+    PerClientLimits {
+        connections: raw.connections.unwrap_or(default.connections),
+        sessions: raw.sessions.unwrap_or(default.sessions),
+        session_rate: raw.session_rate.unwrap_or(default.session_rate),
     }
 }
 

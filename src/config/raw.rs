@@ -18,6 +18,7 @@ use super::{
     path::RoutePath,
     preamble::Preamble,
     problems::{Collector, did_you_mean, join},
+    rate::Rate,
     read::{FromText, HexBytes, Read, Workers, as_table, note_unknown_keys, read_key, read_text},
     units::{ByteSize, Limit, Patience, Period},
 };
@@ -190,6 +191,16 @@ section! {
         header_bytes: ByteSize,
         early_streams: u32,
         early_datagrams: u32,
+        per_client: PerClientLimits,
+    }
+}
+
+section! {
+    /// `[limits.per_client]`
+    PerClientLimits {
+        connections: Limit,
+        sessions: Limit,
+        session_rate: Rate,
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
     path::RoutePath,
     preamble::Preamble,
     problems::{Collector, did_you_mean, join},
+    rate::Rate,
     units::{ByteSize, Limit, Patience, Period, UNLIMITED},
 };
 
@@ -187,6 +188,7 @@ read_as_text! {
         .map_err(|wrong| format!("{text:?} is no preamble: {wrong}"));
     HostPattern: "a host such as \"play.example.com\"", |text: &str| HostPattern::parse(text)
         .map_err(|wrong| format!("{text:?} is no host; {wrong}"));
+    Rate: "a rate such as \"100/s\", or \"unlimited\"", Rate::parse;
     HexBytes: "hexadecimal digits such as \"0a1b\"", HexBytes::parse;
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Load {
     pub(super) connections: u64,
     /// Handshakes in flight.
     pub(super) handshakes: u64,
+    /// Whether the client's address has as many connections as it may.
+    pub(super) client_is_full: bool,
     /// Whether nothing new may begin.
     pub(super) draining: bool,
 }
@@ -45,6 +47,7 @@ pub(super) enum Verdict {
 pub(super) enum Refused {
     Draining,
     TooManyConnections,
+    ClientConnections,
     TooManyHandshakes,
 }
 
@@ -63,11 +66,16 @@ impl Admission {
     /// Retry asks the client to prove its address (RFC 9000 section 8.1.2) and costs a round trip, so
     /// `auto` uses it only when handshakes pile up. From then on forged addresses can add none, and
     /// what still reaches the limit of handshakes are clients.
+    ///
+    /// Only connections whose address was proved count for an address, so that forged packets cannot use
+    /// up the places of its owner; hence an address that is full is refused whether it is proved or not.
     pub(super) fn admit(&self, load: Load, address_validated: bool) -> Verdict {
         if load.draining {
             Verdict::Refuse(Refused::Draining)
         } else if !self.connections.allows_one_more(load.connections) {
             Verdict::Refuse(Refused::TooManyConnections)
+        } else if load.client_is_full {
+            Verdict::Refuse(Refused::ClientConnections)
         } else if !self.handshakes.allows_one_more(load.handshakes) {
             Verdict::Refuse(Refused::TooManyHandshakes)
         } else if !address_validated && self.wants_proof(load.handshakes) {
@@ -96,8 +104,9 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    pub(super) fn load(&self, draining: bool) -> Load {
+    pub(super) fn load(&self, client_is_full: bool, draining: bool) -> Load {
         Load {
+            client_is_full,
             connections: self.connections.load(Ordering::Relaxed),
             handshakes: self.handshakes.load(Ordering::Relaxed),
             draining,
@@ -150,7 +159,7 @@ mod tests {
     }
 
     fn load(connections: u64, handshakes: u64) -> Load {
-        Load { connections, handshakes, draining: false }
+        Load { connections, handshakes, ..Load::default() }
     }
 
     #[test]
@@ -197,6 +206,23 @@ mod tests {
     }
 
     #[test]
+    fn a_client_with_too_many_connections_is_refused_proved_or_not_and_is_told_first() {
+        use Refused::{ClientConnections, TooManyConnections};
+        for policy in [RetryPolicy::Auto, RetryPolicy::Always, RetryPolicy::Never] {
+            for validated in [false, true] {
+                for (connections, handshakes, why) in [
+                    (0, 0, ClientConnections),
+                    (0, 20, ClientConnections),
+                    (100, 0, TooManyConnections),
+                ] {
+                    let load = Load { client_is_full: true, ..load(connections, handshakes) };
+                    assert_eq!(rules(policy).admit(load, validated), Verdict::Refuse(why));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn no_limit_means_no_refusal() {
         let rules = Admission {
             retry: RetryPolicy::Auto,
@@ -211,10 +237,10 @@ mod tests {
     fn counts_come_back_when_their_guards_go() {
         let counts = Arc::new(Counts::default());
         let guards = (counts.connection(), counts.connection(), counts.handshake());
-        let now = counts.load(false);
+        let now = counts.load(false, false);
         assert_eq!((now.connections, now.handshakes), (2, 1));
         drop(guards);
-        let now = counts.load(false);
+        let now = counts.load(false, false);
         assert_eq!((now.connections, now.handshakes), (0, 0));
     }
 }

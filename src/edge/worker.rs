@@ -26,10 +26,17 @@ use super::{
     runtime::Unbudgeted,
     sample::{SampledSocket, Sampler},
 };
-use crate::lifecycle::{Latch, Lifecycle};
+use crate::{
+    lifecycle::{Latch, Lifecycle},
+    limit::Clients,
+    metrics::ListenerMetrics,
+};
 
 /// H3_NO_ERROR (RFC 9114 section 8.1).
 const NO_ERROR: VarInt = VarInt::from_u32(0x100);
+
+/// H3_EXCESSIVE_LOAD (RFC 9114 section 8.1).
+const EXCESSIVE_LOAD: VarInt = VarInt::from_u32(0x107);
 
 /// How long a stopping worker waits for its last packets, CONNECTION_CLOSE above all, to be sent.
 /// Longer than three probe timeouts of a usual path; a client that misses them times out by itself.
@@ -42,6 +49,7 @@ pub(super) struct Worker<F> {
     pub(super) sockets: Vec<(Arc<Listener>, UdpSocket)>,
     pub(super) endpoint_config: EndpointConfig,
     pub(super) counts: Arc<Counts>,
+    pub(super) clients: Arc<Clients>,
     pub(super) handshake_timeout: Duration,
     pub(super) lifecycle: Lifecycle,
     pub(super) serve: F,
@@ -198,7 +206,8 @@ where
     /// Obeys the verdict on one attempt.
     fn receive(&self, incoming: Incoming, door: &Door) {
         let listener = &door.listener;
-        let load = self.counts.load(self.lifecycle.is_draining());
+        let client_is_full = self.clients.is_full(incoming.remote_address().ip());
+        let load = self.counts.load(client_is_full, self.lifecycle.is_draining());
         let metrics = &listener.metrics;
         match listener.admission.admit(load, incoming.remote_address_validated()) {
             Verdict::Accept => self.accept(incoming, door),
@@ -207,20 +216,22 @@ where
                 // quinn allows Retry for every address that is not validated. Dropping refuses.
                 Err(error) => error!(%error, "An attempt could not be retried and is refused."),
             },
-            Verdict::Refuse(why) => {
-                match why {
-                    Refused::Draining => metrics.refused_draining.inc(),
-                    Refused::TooManyConnections => metrics.refused_connections.inc(),
-                    Refused::TooManyHandshakes => metrics.refused_handshakes.inc(),
-                }
-                incoming.refuse();
-            }
+            Verdict::Refuse(why) => refuse(incoming, why, metrics),
         }
     }
 
     fn accept(&self, incoming: Incoming, door: &Door) {
         let listener = &door.listener;
         let client = incoming.remote_address();
+        // An address that is not proved yet may be forged: its owner's place is taken when the handshake
+        // has proved it.
+        let mut place = None;
+        if incoming.remote_address_validated() {
+            place = self.clients.connection(client.ip());
+            if place.is_none() {
+                return refuse(incoming, Refused::ClientConnections, &listener.metrics);
+            }
+        }
         let connecting = match incoming.accept() {
             Ok(connecting) => connecting,
             Err(error) => {
@@ -235,16 +246,31 @@ where
         let handshake = self.counts.handshake();
         let (listener, address) = (Arc::clone(listener), door.address);
         let (worker, deadline, serve) = (self.index, self.handshake_timeout, self.serve.clone());
+        let clients = Arc::clone(&self.clients);
         self.lifecycle.spawn(async move {
             let _counted = counted;
             let connection = shake_hands(connecting, deadline, &listener).await;
             drop(handshake);
-            if let Some(connection) = connection {
-                let listener = Arc::clone(&listener.name);
-                serve(Accepted { connection, listener, address, worker }).await;
-            }
+            let Some(connection) = connection else { return };
+            let Some(_place) = place.or_else(|| clients.connection(client.ip())) else {
+                // Several attempts at once passed the first look.
+                listener.metrics.refused_client_connections.inc();
+                return connection.close(EXCESSIVE_LOAD, b"client_connections");
+            };
+            let listener = Arc::clone(&listener.name);
+            serve(Accepted { connection, listener, address, worker }).await;
         });
     }
+}
+
+fn refuse(incoming: Incoming, why: Refused, metrics: &ListenerMetrics) {
+    match why {
+        Refused::Draining => metrics.refused_draining.inc(),
+        Refused::TooManyConnections => metrics.refused_connections.inc(),
+        Refused::ClientConnections => metrics.refused_client_connections.inc(),
+        Refused::TooManyHandshakes => metrics.refused_handshakes.inc(),
+    }
+    incoming.refuse();
 }
 
 /// One address of a worker.

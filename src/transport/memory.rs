@@ -17,7 +17,7 @@ use super::{
     ClientEnd, DatagramError, Datagrams, OpenError, RecvError, RecvStream, RequestHead, SendError,
     SendStream, Session, SessionEvents, SessionRequest, StreamOpener,
 };
-use crate::reason::Refusal;
+use crate::reason::{Refusal, Refused};
 
 /// What a test waits for at most. Long, so that a slow machine is no failure.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -476,8 +476,9 @@ impl SessionRequest for MemoryRequest {
         Ok(MemorySession(self.client))
     }
 
-    async fn refuse(self, why: Refusal) {
-        self.client.session.change(|state| state.refused = Some(why));
+    async fn refuse(self, refused: impl Into<Refused> + Send) {
+        let refused = refused.into();
+        self.client.session.change(|state| state.refused = Some(refused.why));
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
     session::{self, Session},
 };
 use crate::{
-    reason::Refusal,
+    reason::{Refusal, Refused},
     transport::{self, ClientEnd, RequestHead, Tls},
 };
 
@@ -202,12 +202,13 @@ async fn answer(request: &Request<()>, mut stream: Stream) {
 }
 
 /// Refuses a session. Errors mean that the client is not there to read it.
-async fn refuse(mut stream: Stream, why: Refusal) {
+async fn refuse(mut stream: Stream, refused: impl Into<Refused>) {
+    let Refused { why, retry_after_seconds } = refused.into();
     let status = StatusCode::from_u16(why.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = Response::builder()
         .status(status)
         .header(REASON_HEADER, HeaderValue::from_static(why.word()));
-    if let Some(seconds) = why.retry_after_seconds() {
+    if let Some(seconds) = retry_after_seconds {
         response = response.header(header::RETRY_AFTER, seconds);
     }
     if status == StatusCode::METHOD_NOT_ALLOWED {
@@ -265,7 +266,7 @@ impl transport::SessionRequest for SessionRequest {
         }
     }
 
-    async fn refuse(self, why: Refusal) {
-        refuse(self.stream, why).await;
+    async fn refuse(self, refused: impl Into<Refused> + Send) {
+        refuse(self.stream, refused).await;
     }
 }

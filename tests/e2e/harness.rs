@@ -179,7 +179,17 @@ impl TestGateway {
     }
 
     pub(crate) fn endpoint_with(&self, options: &client::Options) -> client::Endpoint {
-        let endpoint = client::Endpoint::bind("127.0.0.1:0".parse().unwrap(), options).unwrap();
+        self.keep(client::Endpoint::bind("127.0.0.1:0".parse().unwrap(), options).unwrap())
+    }
+
+    /// The socket of a client at this address: all of 127.0.0.0/8 is this machine's.
+    pub(crate) fn endpoint_at(&self, ip: &str) -> client::Endpoint {
+        let options = client::Options::new(Trust::Hashes(vec![self.hash()]));
+        let local = SocketAddr::new(ip.parse().unwrap(), 0);
+        self.keep(client::Endpoint::bind(local, &options).unwrap())
+    }
+
+    fn keep(&self, endpoint: client::Endpoint) -> client::Endpoint {
         self.endpoints.lock().unwrap().push(endpoint.clone());
         endpoint
     }

@@ -1,8 +1,12 @@
 //! Limits: at each of them the next one is refused with its reason, and nothing else suffers.
 
-use tidegate::client::RequestOptions;
+use std::time::Duration;
 
-use crate::harness::{Setup, echo_udp, soon};
+use http::header::RETRY_AFTER;
+use tidegate::client::{ConnectError, Connection, Refused, RequestOptions, Session};
+use tokio::time::{Instant, sleep};
+
+use crate::harness::{Setup, TestGateway, echo_udp, soon};
 
 #[tokio::test]
 async fn a_full_route_refuses_with_503_and_recovers() {
@@ -44,13 +48,7 @@ async fn connections_above_the_limit_are_refused_by_quic() {
     let gateway = setup.start().await;
     let session = gateway.session("/a").await;
     let endpoint = gateway.endpoint();
-    let refused = soon(endpoint.connect(gateway.address(), "localhost")).await.unwrap_err();
-    let tidegate::client::ConnectError::Connection(quinn::ConnectionError::ConnectionClosed(close)) =
-        refused
-    else {
-        panic!("{refused:?}")
-    };
-    assert_eq!(close.error_code.to_string(), "the server refused to accept a new connection");
+    was_refused(soon(endpoint.connect(gateway.address(), "localhost")).await);
     let labels = [("reason", "too_many_connections")];
     gateway.metric_reaches("tidegate_quic_incoming_refused_total", &labels, 1.0).await;
     session.send_datagram(b"unharmed").unwrap();
@@ -75,5 +73,113 @@ async fn stream_credit_grows_as_a_session_uses_it() {
         open.push((send, recv));
     }
     gateway.metric_reaches("tidegate_streams", &[], 200.0).await;
+    gateway.shut_down().await;
+}
+
+/// Checks that QUIC has refused a connection.
+fn was_refused(connected: Result<Connection, ConnectError>) {
+    let refused = connected.unwrap_err();
+    let ConnectError::Connection(quinn::ConnectionError::ConnectionClosed(close)) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(close.error_code.to_string(), "the server refused to accept a new connection");
+}
+
+async fn echoes(session: &Session) {
+    session.send_datagram(b"in").unwrap();
+    assert_eq!(soon(session.read_datagram()).await.unwrap(), &b"in"[..]);
+}
+
+/// A gateway with these limits for each client address.
+async fn per_client(keys: &str) -> TestGateway {
+    let setup = Setup::new().route("/x", None, Some(echo_udp().await));
+    setup.tables(&format!("[limits.per_client]\n{keys}")).start().await
+}
+
+/// Asks for a session on a connection from this address.
+async fn ask_from(gateway: &TestGateway, ip: &str) -> Result<Session, Refused> {
+    let endpoint = gateway.endpoint_at(ip);
+    let connection = soon(endpoint.connect(gateway.address(), "localhost")).await.unwrap();
+    soon(connection.open_session(&gateway.url("/x"), &RequestOptions::default())).await
+}
+
+/// The status, the reason and the seconds after which a client may try again.
+fn refusal(asked: Result<Session, Refused>) -> (u16, String, u64) {
+    let Refused::Status { status, reason, headers } = asked.unwrap_err() else {
+        panic!("no status")
+    };
+    let seconds = headers.get(RETRY_AFTER).unwrap().to_str().unwrap().parse().unwrap();
+    (status.as_u16(), reason.unwrap(), seconds)
+}
+
+#[tokio::test]
+async fn connections_of_one_address_above_its_limit_are_refused_and_other_addresses_are_not() {
+    let gateway = per_client("connections = 2").await;
+    let sessions = [
+        ask_from(&gateway, "127.0.0.1").await.unwrap(),
+        ask_from(&gateway, "127.0.0.1").await.unwrap(),
+    ];
+    let third = gateway.endpoint_at("127.0.0.1");
+    was_refused(soon(third.connect(gateway.address(), "localhost")).await);
+    let labels = [("reason", "client_connections")];
+    gateway.metric_reaches("tidegate_quic_incoming_refused_total", &labels, 1.0).await;
+
+    let other = ask_from(&gateway, "127.0.0.2").await.unwrap();
+    gateway.metric_reaches("tidegate_client_addresses", &[], 2.0).await;
+    for session in sessions.iter().chain([&other]) {
+        echoes(session).await;
+    }
+    let [first, _second] = sessions;
+    first.quic().close(0_u32.into(), b"");
+    gateway.metric_reaches("tidegate_quic_connections", &[], 2.0).await;
+    echoes(&ask_from(&gateway, "127.0.0.1").await.unwrap()).await;
+    gateway.shut_down().await;
+}
+
+#[tokio::test]
+async fn sessions_of_one_address_above_its_limit_get_429_and_other_addresses_do_not() {
+    let gateway = per_client("sessions = 2").await;
+    let first = ask_from(&gateway, "127.0.0.1").await.unwrap();
+    let second = ask_from(&gateway, "127.0.0.1").await.unwrap();
+    for _ in 0..2 {
+        let refused = refusal(ask_from(&gateway, "127.0.0.1").await);
+        assert_eq!(refused, (429, "client_sessions".to_owned(), 10));
+    }
+    let labels = [("route", "x"), ("reason", "client_sessions")];
+    gateway.metric_reaches("tidegate_session_rejects_total", &labels, 2.0).await;
+    let other = ask_from(&gateway, "127.0.0.2").await.unwrap();
+    for session in [&first, &second, &other] {
+        echoes(session).await;
+    }
+    first.close(0, "").await;
+    gateway.metric_reaches("tidegate_sessions", &[], 2.0).await;
+    echoes(&ask_from(&gateway, "127.0.0.1").await.unwrap()).await;
+    gateway.shut_down().await;
+}
+
+#[tokio::test]
+async fn an_address_that_asks_too_often_gets_429_and_may_try_again_when_it_is_told() {
+    let gateway = per_client("session_rate = \"20/m\"").await;
+    let (begun, mut accepted) = (Instant::now(), 0);
+    let asked = loop {
+        match ask_from(&gateway, "127.0.0.1").await {
+            Ok(session) => _ = session.close(0, "").await,
+            refused => break refused,
+        }
+        accepted += 1;
+    };
+    // The burst, and on a slow machine what came in the meantime.
+    let most = 20 + begun.elapsed().as_secs() / 3;
+    assert!((20..=most).contains(&accepted), "{accepted} in {:?}", begun.elapsed());
+    let (status, reason, seconds) = refusal(asked);
+    assert_eq!((status, reason.as_str()), (429, "client_session_rate"));
+    assert!((1..=3).contains(&seconds), "{seconds}");
+    let labels = [("route", "x"), ("reason", "client_session_rate")];
+    gateway.metric_reaches("tidegate_session_rejects_total", &labels, 1.0).await;
+    echoes(&ask_from(&gateway, "127.0.0.2").await.unwrap()).await;
+
+    // The one wait in these tests whose length is what is tested.
+    sleep(Duration::from_secs(seconds)).await;
+    echoes(&ask_from(&gateway, "127.0.0.1").await.unwrap()).await;
     gateway.shut_down().await;
 }

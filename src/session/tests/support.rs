@@ -13,10 +13,11 @@ use tokio::{
 use crate::{
     backend::{Backends, tests::settings},
     config::{
-        self, ByteSize, DatagramsMode, HostPort, Limit, Origins, RoutePath, Segment, StreamsMode,
-        UdpOpen, UniMode,
+        self, ByteSize, DatagramsMode, HostPort, Limit, Origins, PerClientLimits, Rate, RoutePath,
+        Segment, StreamsMode, UdpOpen, UniMode,
     },
     lifecycle::Lifecycle,
+    limit::Clients,
     metrics::{Metrics, RouteMetrics},
     reason::{Loss, StreamEnd},
     route::RouteTable,
@@ -95,8 +96,15 @@ impl Gateway {
             routes: RouteTable::new(std::slice::from_ref(&route), &metrics),
             backends: Arc::new(Backends::new(&backends, &metrics)),
         };
+        let unlimited = PerClientLimits {
+            connections: Limit::Unlimited,
+            sessions: Limit::Unlimited,
+            session_rate: Rate::Unlimited,
+        };
+        let clients = Arc::new(Clients::new(unlimited, metrics.clients()));
         let context =
-            Arc::new(SessionContext::new(tables, sessions, lifecycle.clone(), metrics.clone()));
+            SessionContext::new(tables, sessions, clients, lifecycle.clone(), metrics.clone());
+        let context = Arc::new(context);
         Self { route: metrics.route(&route.name), metrics, lifecycle, context }
     }
 
