@@ -5,10 +5,12 @@
 //! bridges of a session share; what they did is in its [`Totals`] and in the route's metrics.
 //!
 //! What always holds: a bridge ends by itself at once when its session ends; a transfer that was cut is
-//! reset on the other side, never finished; an idle bridge holds no buffer; and a bridge that panics
-//! ends its own session and nothing else.
+//! reset on the other side, never finished; an idle bridge holds no buffer; a bridge that panics ends its
+//! own session and nothing else; and what was taken from one leg was delivered to the other or is counted
+//! as lost (`ledger`).
 
 pub mod datagram;
+mod ledger;
 pub mod stream;
 
 use std::{
@@ -21,10 +23,15 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+use tokio_util::{
+    sync::{CancellationToken, WaitForCancellationFuture},
+    task::TaskTracker,
+};
 use tracing::error;
 use ulid::Ulid;
 
+use self::ledger::Imbalance;
+pub use self::ledger::{Account, Accounts, Total, Totals};
 use crate::{
     backend::{ClientInfo, Pin},
     lifecycle::Lifecycle,
@@ -45,6 +52,7 @@ pub struct Context {
     open_uni: AtomicU64,
     ending: OnceLock<Ending>,
     ended: CancellationToken,
+    bridges: TaskTracker,
 }
 
 impl Context {
@@ -60,6 +68,7 @@ impl Context {
             open_uni: AtomicU64::new(0),
             ending: OnceLock::new(),
             ended: CancellationToken::new(),
+            bridges: TaskTracker::new(),
         }
     }
 
@@ -104,40 +113,46 @@ impl Context {
         self.ended.cancelled()
     }
 
+    /// Resolves when every bridge is gone. To be awaited after [`Self::end`].
+    pub async fn bridges_gone(&self) {
+        self.bridges.close();
+        self.bridges.wait().await;
+    }
+
     fn metrics(&self) -> &RouteMetrics {
         &self.route.metrics
     }
 
     fn stream_up(&self, bytes: u64) {
         self.metrics().up.stream_bytes.inc_by(bytes);
-        self.totals.up_bytes.add(bytes);
+        self.totals.up.stream_bytes.delivered.add(bytes);
     }
 
     fn stream_down(&self, bytes: u64) {
         self.metrics().down.stream_bytes.inc_by(bytes);
-        self.totals.down_bytes.add(bytes);
+        self.totals.down.stream_bytes.delivered.add(bytes);
+    }
+
+    fn discarded(&self, bytes: u64) {
+        self.metrics().discarded_bytes.inc_by(bytes);
+        self.totals.down.stream_bytes.taken.add(bytes);
+        self.totals.down.stream_bytes.lost.add(bytes);
     }
 
     fn datagram_up(&self, bytes: u64) {
-        self.metrics().up.datagrams.inc();
-        self.metrics().up.datagram_bytes.inc_by(bytes);
-        self.totals.up_datagrams.add(1);
+        self.totals.up.pass_datagram(bytes, &self.metrics().up);
     }
 
     fn datagram_down(&self, bytes: u64) {
-        self.metrics().down.datagrams.inc();
-        self.metrics().down.datagram_bytes.inc_by(bytes);
-        self.totals.down_datagrams.add(1);
+        self.totals.down.pass_datagram(bytes, &self.metrics().down);
     }
 
-    fn lost_up(&self, why: Loss) {
-        self.metrics().up.lost.inc(why);
-        self.totals.lost_datagrams.add(1);
+    fn lost_up(&self, bytes: u64, why: Loss) {
+        self.totals.up.lose_datagram(bytes, why, &self.metrics().up);
     }
 
-    fn lost_down(&self, why: Loss) {
-        self.metrics().down.lost.inc(why);
-        self.totals.lost_datagrams.add(1);
+    fn lost_down(&self, bytes: u64, why: Loss) {
+        self.totals.down.lose_datagram(bytes, why, &self.metrics().down);
     }
 
     fn stream_ended(&self, why: StreamEnd) {
@@ -145,35 +160,18 @@ impl Context {
     }
 }
 
-/// What one session carried, for its log line.
-#[derive(Debug, Default)]
-pub struct Totals {
-    /// Stream bytes that the backend's sockets took.
-    pub up_bytes: Total,
-    /// Stream bytes that the client's transport took.
-    pub down_bytes: Total,
-    /// Streams bridged.
-    pub streams: Total,
-    /// Datagrams passed to the backend.
-    pub up_datagrams: Total,
-    /// Datagrams passed to the client.
-    pub down_datagrams: Total,
-    /// Datagrams lost, either way.
-    pub lost_datagrams: Total,
-}
-
-/// A number that only rises.
-#[derive(Debug, Default)]
-pub struct Total(AtomicU64);
-
-impl Total {
-    fn add(&self, more: u64) {
-        self.0.fetch_add(more, Ordering::Relaxed);
-    }
-
-    /// How many so far.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+/// With the last bridge the session's books are closed, and have to balance.
+impl Drop for Context {
+    fn drop(&mut self) {
+        let Imbalance { bytes, datagrams } = self.totals.imbalance();
+        if bytes == 0 && datagrams == 0 {
+            return;
+        }
+        let metrics = self.metrics();
+        metrics.imbalance_bytes.inc_by(bytes);
+        metrics.imbalance_datagrams.inc_by(datagrams);
+        let (session_id, totals) = (self.id, &self.totals);
+        error!(%session_id, bytes, datagrams, ?totals, "The books of a session do not balance.");
     }
 }
 
@@ -184,6 +182,7 @@ fn contain<T>(
     context: Arc<Context>,
     bridge: impl Future<Output = T>,
 ) -> impl Future<Output = Option<T>> {
+    let running = context.bridges.token();
     // What the bridge held is dropped in the panic, and dropping resets it.
     AssertUnwindSafe(bridge).catch_unwind().map(move |ended| {
         if ended.is_err() {
@@ -191,6 +190,7 @@ fn contain<T>(
             error!(session_id = %context.id(), "A bridge panicked, so its session ends.");
             context.end(Ending::Internal);
         }
+        drop(running);
         ended.ok()
     })
 }
@@ -207,4 +207,52 @@ thread_local! {
 /// that a waiting bridge holds no buffer.
 fn with_scratch<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
     SCRATCH.with_borrow_mut(|buffer| read(buffer))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{backend::Backends, config::Config, metrics::Metrics, route::RouteTable};
+
+    const ROUTE: &str = r#"version = 1
+[[listener]]
+quic = ["127.0.0.1:0"]
+self_signed = ["localhost"]
+[[route]]
+name = "game"
+path = "/game"
+origins = "any"
+backend = "game"
+[backend.game]
+endpoints = [{ tcp = "127.0.0.1:9" }]
+"#;
+
+    fn context(metrics: &Metrics) -> Context {
+        let config = Config::parse(ROUTE, "test.toml", Path::new(".")).unwrap();
+        let routes = RouteTable::new(&config.routes, metrics);
+        let backend = Arc::clone(Backends::new(&config.backends, metrics).get("game").unwrap());
+        let addresses = ClientAddresses { client: "192.0.2.1:5".parse().unwrap(), local: None };
+        let route = Arc::clone(&routes.routes()[0]);
+        Context::new(route, backend.pick().unwrap(), addresses, Lifecycle::new())
+    }
+
+    /// Every test of a gateway asks whether the books balance. This one shows that the answer can be no.
+    #[test]
+    fn what_is_taken_and_never_booked_again_shows_in_the_metrics() {
+        let metrics = Metrics::new();
+        let balanced = context(&metrics);
+        balanced.totals.up.take_datagram(5);
+        balanced.datagram_up(5);
+        drop(balanced);
+        let route = metrics.route("game");
+        assert_eq!((route.imbalance_bytes.get(), route.imbalance_datagrams.get()), (0, 0));
+
+        let forgetful = context(&metrics);
+        forgetful.totals.up.take_datagram(5);
+        forgetful.stream_down(7);
+        drop(forgetful);
+        assert_eq!((route.imbalance_bytes.get(), route.imbalance_datagrams.get()), (5 + 7, 1));
+    }
 }

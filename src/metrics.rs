@@ -20,6 +20,10 @@ use crate::reason::{Ending, Loss, Refusal, StreamEnd};
 /// The `route` label of requests that matched no route.
 pub const NO_ROUTE: &str = "_none";
 
+/// Words of the `direction` label.
+const UP: &str = "client_to_backend";
+const DOWN: &str = "backend_to_client";
+
 /// Generations of WebTransport that a session may speak: the `dialect` label.
 pub const DIALECTS: &[&str] = &["draft02", "draft07", "draft13", "draft15"];
 
@@ -59,11 +63,14 @@ struct Families {
     streams_total: IntCounterVec,
     stream_ends: IntCounterVec,
     stream_bytes: IntCounterVec,
-    stream_discarded: IntCounterVec,
+    stream_lost: IntCounterVec,
 
     datagrams: IntCounterVec,
     datagram_bytes: IntCounterVec,
     datagram_drops: IntCounterVec,
+
+    imbalance_bytes: IntCounterVec,
+    imbalance_datagrams: IntCounterVec,
 
     backend_connections: IntGaugeVec,
     backend_connects: IntCounterVec,
@@ -152,9 +159,11 @@ impl Metrics {
             stream_ends: Reasons::new(StreamEnd::ALL, |r| {
                 f.stream_ends.with_label_values(&[name, r.word()])
             }),
-            discarded_bytes: f.stream_discarded.with_label_values(&[name]),
-            up: f.direction(name, "client_to_backend"),
-            down: f.direction(name, "backend_to_client"),
+            discarded_bytes: f.stream_lost.with_label_values(&[name, DOWN, "discarded"]),
+            imbalance_bytes: f.imbalance_bytes.with_label_values(&[name]),
+            imbalance_datagrams: f.imbalance_datagrams.with_label_values(&[name]),
+            up: f.direction(name, UP),
+            down: f.direction(name, DOWN),
         }
     }
 
@@ -179,7 +188,7 @@ impl Metrics {
 
     /// Datagrams from clients that were lost before any route was known.
     pub fn unrouted_losses(&self) -> Reasons<Loss> {
-        self.families.direction(NO_ROUTE, "client_to_backend").lost
+        self.families.direction(NO_ROUTE, UP).lost
     }
 
     /// The numbers of one endpoint of a backend.
@@ -307,8 +316,12 @@ pub struct RouteMetrics {
     pub uni_streams: IntCounter,
     /// Streams ended.
     pub stream_ends: Reasons<StreamEnd>,
-    /// Bytes that backends answered on the connections of unidirectional streams.
+    /// Bytes that backends answered on the connections of unidirectional streams, lost on purpose.
     pub discarded_bytes: IntCounter,
+    /// Bytes that the books of ended sessions do not account for: a fault in the gateway.
+    pub imbalance_bytes: IntCounter,
+    /// The same for datagrams.
+    pub imbalance_datagrams: IntCounter,
     /// From the client to the backend.
     pub up: DirectionMetrics,
     /// From the backend to the client.
@@ -350,6 +363,8 @@ impl RouteMetrics {
 pub struct DirectionMetrics {
     /// Stream bytes passed on.
     pub stream_bytes: IntCounter,
+    /// Stream bytes that were taken and never passed on.
+    pub lost_bytes: Reasons<StreamEnd>,
     /// Datagrams passed on.
     pub datagrams: IntCounter,
     /// Payload bytes of the datagrams passed on.
@@ -520,11 +535,11 @@ impl Families {
                 "Stream bytes passed on.",
                 &["route", "direction"],
             ),
-            stream_discarded: counters(
+            stream_lost: counters(
                 r,
-                "stream_discarded_bytes_total",
-                "Bytes backends answered on connections of unidirectional streams.",
-                &["route"],
+                "stream_lost_bytes_total",
+                "Stream bytes read and not passed on, by why the stream ended; or discarded: a backend's answer on a unidirectional stream.",
+                &["route", "direction", "reason"],
             ),
 
             datagrams: counters(
@@ -544,6 +559,19 @@ impl Families {
                 "datagram_drops_total",
                 "Datagrams lost.",
                 &["route", "direction", "reason"],
+            ),
+
+            imbalance_bytes: counters(
+                r,
+                "ledger_imbalance_bytes",
+                "Bytes that are neither passed on nor counted as lost: a fault in the gateway.",
+                &["route"],
+            ),
+            imbalance_datagrams: counters(
+                r,
+                "ledger_imbalance_datagrams",
+                "Datagrams that are neither passed on nor counted as lost: a fault in the gateway.",
+                &["route"],
             ),
 
             backend_connections: gauges(
@@ -571,6 +599,9 @@ impl Families {
     fn direction(&self, route: &str, direction: &str) -> DirectionMetrics {
         DirectionMetrics {
             stream_bytes: self.stream_bytes.with_label_values(&[route, direction]),
+            lost_bytes: Reasons::new(StreamEnd::ALL, |r| {
+                self.stream_lost.with_label_values(&[route, direction, r.word()])
+            }),
             datagrams: self.datagrams.with_label_values(&[route, direction]),
             datagram_bytes: self.datagram_bytes.with_label_values(&[route, direction]),
             lost: Reasons::new(Loss::ALL, |r| {

@@ -20,11 +20,12 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, error, info};
 
 use self::{
@@ -42,6 +43,9 @@ use crate::{
     route::{Match, Route, RouteTable},
     transport::{ClientEnd, RequestHead, Session, SessionRequest},
 };
+
+/// How long the bridges of an ended session may take to be gone. They end at their next turn.
+const BRIDGES_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What all sessions of the process share.
 #[derive(Debug)]
@@ -210,6 +214,9 @@ async fn serve<R: SessionRequest>(
     let began = Instant::now();
 
     let end = live(session, &bridges, &context.lifecycle).await;
+    // What they held is lost only when they are gone, and the log line tells of it. Should one not end, the
+    // session's end is still to be counted.
+    _ = timeout(BRIDGES_PATIENCE, bridges.bridges_gone()).await;
 
     if end.why.side() == Side::Operator {
         context.cut.fetch_add(1, Ordering::Relaxed);
@@ -326,12 +333,13 @@ fn log_end(
         client_code = end.code,
         client_text = end.text,
         duration_ms,
-        bytes_up = totals.up_bytes.get(),
-        bytes_down = totals.down_bytes.get(),
+        bytes_up = totals.up.stream_bytes.delivered.get(),
+        bytes_down = totals.down.stream_bytes.delivered.get(),
+        bytes_lost = totals.lost_stream_bytes(),
         streams = totals.streams.get(),
-        datagrams_up = totals.up_datagrams.get(),
-        datagrams_down = totals.down_datagrams.get(),
-        datagrams_lost = totals.lost_datagrams.get(),
+        datagrams_up = totals.up.datagrams.delivered.get(),
+        datagrams_down = totals.down.datagrams.delivered.get(),
+        datagrams_lost = totals.lost_datagrams(),
         "Session ended."
     );
 }

@@ -204,9 +204,9 @@ pub enum RecvError {
 
 /// The gateway's half of a stream: bytes to the client.
 pub trait SendStream: Send + 'static {
-    /// Hands over one chunk; waits while the client gives no credit. Not cancel-safe: a part of the
-    /// chunk may have been taken.
-    fn write(&mut self, chunk: Bytes) -> impl Future<Output = Result<(), SendError>> + Send;
+    /// Hands over one chunk; waits while the client gives no credit. Cancel-safe, in that what the
+    /// transport has not taken stays in the chunk, however the call ends.
+    fn write(&mut self, chunk: &mut Bytes) -> impl Future<Output = Result<(), SendError>> + Send;
 
     /// Ends the stream cleanly after the last byte.
     fn finish(&mut self);

@@ -56,9 +56,11 @@ impl<D: Datagrams> DatagramBridge<D> {
 
     /// Passes one of the client's datagrams to the backend, or counts it as lost.
     pub fn deliver(&self, payload: &[u8]) {
+        let bytes = payload.len() as u64;
+        self.context.totals.up.take_datagram(bytes);
         match self.pass_up(payload) {
-            Ok(()) => self.context.datagram_up(payload.len() as u64),
-            Err(why) => self.context.lost_up(why),
+            Ok(()) => self.context.datagram_up(bytes),
+            Err(why) => self.context.lost_up(bytes, why),
         }
     }
 
@@ -154,19 +156,21 @@ async fn receive(socket: &UdpConnection, prefix: &[u8]) -> io::Result<Option<Byt
 /// Hands one datagram to the client's transport, or queues it behind those that wait.
 fn pass_down(context: &Context, client: &impl Datagrams, queue: &mut Queue<'_>, framed: Bytes) {
     let payload = framed.len() - client.prefix().len();
+    let bytes = payload as u64;
+    context.totals.down.take_datagram(bytes);
     match client.max_payload() {
-        Some(most) if payload > most => return context.lost_down(Loss::Oversize),
+        Some(most) if payload > most => return context.lost_down(bytes, Loss::Oversize),
         Some(_) => {}
-        None => return context.lost_down(Loss::SessionEnded),
+        None => return context.lost_down(bytes, Loss::SessionEnded),
     }
     if !queue.is_empty() {
         return queue.push(framed);
     }
     match client.try_send(framed) {
-        Ok(()) => context.datagram_down(payload as u64),
+        Ok(()) => context.datagram_down(bytes),
         Err(DatagramError::Full(framed)) => queue.push(framed),
-        Err(DatagramError::TooLarge) => context.lost_down(Loss::Oversize),
-        Err(DatagramError::Closed) => context.lost_down(Loss::SessionEnded),
+        Err(DatagramError::TooLarge) => context.lost_down(bytes, Loss::Oversize),
+        Err(DatagramError::Closed) => context.lost_down(bytes, Loss::SessionEnded),
     }
 }
 

@@ -35,7 +35,7 @@ use futures_util::{FutureExt, future::try_join};
 use tracing::trace;
 
 use self::{down::Down, progress::Progress, up::Up};
-use super::{Context, contain};
+use super::{Context, contain, ledger::StreamBooks};
 use crate::{
     backend::TcpConnection,
     metrics::GaugeGuard,
@@ -149,6 +149,8 @@ async fn bidi(
     mut recv: impl RecvStream,
 ) -> StreamEnd {
     let progress = Progress::new(context.route.settings.half_close_timeout);
+    // Closed after the pumps are gone.
+    let books = StreamBooks::new(&context);
     let mut tcp = match dial(&context, &mut recv).await {
         Ok(tcp) => tcp,
         Err(Cut(why)) => {
@@ -159,10 +161,11 @@ async fn bidi(
     };
     let ended = {
         let (reader, writer) = tcp.split();
-        let up = up::pump(&mut recv, writer, &context, &progress);
-        let down = down::pump(reader, &mut send, &context, &progress);
+        let up = up::pump(&mut recv, writer, &context, &books.up, &progress);
+        let down = down::pump(reader, &mut send, &context, &books.down, &progress);
         run_both(pin!(try_join(up, down)), &context, &progress).await
     };
+    books.end(reason_of(&ended));
     match ended {
         Ok(why) => {
             tcp.close();
@@ -180,6 +183,7 @@ async fn bidi(
 async fn uni(context: Arc<Context>, mut recv: impl RecvStream) -> StreamEnd {
     let limit = context.route.settings.half_close_timeout.unwrap_or(UNI_FAREWELL);
     let progress = Progress::new(Some(limit));
+    let books = StreamBooks::new(&context);
     let mut tcp = match dial(&context, &mut recv).await {
         Ok(tcp) => tcp,
         Err(Cut(why)) => {
@@ -189,10 +193,11 @@ async fn uni(context: Arc<Context>, mut recv: impl RecvStream) -> StreamEnd {
     };
     let ended = {
         let (reader, writer) = tcp.split();
-        let up = up::pump(&mut recv, writer, &context, &progress);
+        let up = up::pump(&mut recv, writer, &context, &books.up, &progress);
         let down = down::discard(reader, &context, &progress);
         run_both(pin!(try_join(up, down)), &context, &progress).await
     };
+    books.end(reason_of(&ended));
     match ended {
         Ok(why) => {
             tcp.close();
@@ -205,6 +210,12 @@ async fn uni(context: Arc<Context>, mut recv: impl RecvStream) -> StreamEnd {
             let_go_of_recv(&mut recv, why, &progress);
             why
         }
+    }
+}
+
+fn reason_of(ended: &Result<StreamEnd, Cut>) -> StreamEnd {
+    match ended {
+        Ok(why) | Err(Cut(why)) => *why,
     }
 }
 
@@ -228,7 +239,7 @@ async fn run_both(
 ) -> Result<StreamEnd, Cut> {
     let ends = tokio::select! {
         biased;
-        // A chunk that waits for the client's credit is lost with the session; `progress` tells.
+        // A chunk that waits for the client's credit is lost with the session, and the books say so.
         () = context.ended() => return Err(session_ended(context)),
         ends = pumps => ends?,
         // After the pumps, whose progress it looks at.

@@ -75,8 +75,8 @@ impl SendStream {
     ///
     /// # Errors
     /// If the server stopped the stream or is gone.
-    pub async fn write_chunk(&mut self, chunk: Bytes) -> Result<(), StreamError> {
-        stream::write(&mut self.stream, &self.flow, chunk).await.map_err(write_error)
+    pub async fn write_chunk(&mut self, mut chunk: Bytes) -> Result<(), StreamError> {
+        stream::write(&mut self.stream, &self.flow, &mut chunk).await.map_err(write_error)
     }
 
     /// Ends the stream cleanly.

@@ -2,5 +2,6 @@
 
 mod datagrams;
 mod endings;
+mod ledger;
 mod life;
 mod support;

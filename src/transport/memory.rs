@@ -165,9 +165,9 @@ impl Pipe {
 }
 
 /// Puts all of `chunk` in, as room comes.
-async fn write(pipe: &SharedPipe, mut chunk: Bytes) -> Result<(), SendError> {
+async fn write(pipe: &SharedPipe, chunk: &mut Bytes) -> Result<(), SendError> {
     loop {
-        if let Some(result) = pipe.change(|pipe| pipe.put(&mut chunk)) {
+        if let Some(result) = pipe.change(|pipe| pipe.put(chunk)) {
             return result;
         }
         pipe.wait(|pipe| pipe.has_room_or_end()).await;
@@ -179,7 +179,7 @@ async fn write(pipe: &SharedPipe, mut chunk: Bytes) -> Result<(), SendError> {
 pub(crate) struct MemorySend(SharedPipe);
 
 impl SendStream for MemorySend {
-    async fn write(&mut self, chunk: Bytes) -> Result<(), SendError> {
+    async fn write(&mut self, chunk: &mut Bytes) -> Result<(), SendError> {
         self.0.look().check_poison();
         write(&self.0, chunk).await
     }
@@ -268,13 +268,15 @@ pub(crate) struct ClientSend(SharedPipe);
 impl ClientSend {
     /// Hands over everything, waiting for credit.
     pub(crate) async fn write(&self, bytes: impl Into<Bytes>) {
-        soon(write(&self.0, bytes.into())).await.expect("the gateway takes it");
+        soon(write(&self.0, &mut bytes.into())).await.expect("the gateway takes it");
     }
 
-    /// Hands over what there is room for; whether that was all.
-    pub(crate) fn try_write(&self, bytes: impl Into<Bytes>) -> bool {
+    /// Hands over what there is room for. Yields how much that was.
+    pub(crate) fn write_some(&self, bytes: impl Into<Bytes>) -> usize {
         let mut chunk = bytes.into();
-        self.0.change(|pipe| pipe.put(&mut chunk)) == Some(Ok(()))
+        let all = chunk.len();
+        self.0.change(|pipe| pipe.put(&mut chunk));
+        all - chunk.len()
     }
 
     pub(crate) fn finish(&self) {
@@ -365,6 +367,11 @@ impl ClientRecv {
 
     pub(crate) fn is_finished(&self) -> bool {
         self.0.look().finished
+    }
+
+    /// Makes the gateway's next write to the stream panic.
+    pub(crate) fn poison(&self) {
+        self.0.change(|pipe| pipe.poisoned = true);
     }
 
     /// Waits until the gateway has to wait for credit.

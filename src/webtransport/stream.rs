@@ -159,14 +159,15 @@ impl SendStream {
     }
 }
 
-/// Writes a chunk as session flow control allows. Not cancel-safe: a part may have been written.
+/// Writes a chunk as session flow control allows. What was not written stays in it, also when the call
+/// is cancelled.
 pub(crate) async fn write(
     stream: &mut quinn::SendStream,
     flow: &Flow,
-    mut chunk: Bytes,
+    chunk: &mut Bytes,
 ) -> Result<(), quinn::WriteError> {
     while !chunk.is_empty() {
-        match poll_fn(|cx| poll_write(stream, flow, &chunk, cx)).await? {
+        match poll_fn(|cx| poll_write(stream, flow, chunk, cx)).await? {
             Some(written) => chunk.advance(written),
             // Boxed, so that the many streams that never come here stay small.
             None => Box::pin(credit(stream, flow)).await?,
@@ -219,7 +220,7 @@ fn poll_write(
 }
 
 impl transport::SendStream for SendStream {
-    async fn write(&mut self, chunk: Bytes) -> Result<(), SendError> {
+    async fn write(&mut self, chunk: &mut Bytes) -> Result<(), SendError> {
         let written = write(&mut self.stream, &self.flow, chunk).await;
         written.map_err(|error| match error {
             quinn::WriteError::Stopped(code) => SendError::Stopped(codes::from_http3(code.into())),

@@ -78,7 +78,7 @@ async fn echo(send: &mut SendStream, recv: &mut RecvStream) {
         match recv.read_chunks(&mut chunks).await {
             Ok(Some(n)) => {
                 for chunk in &mut chunks[..n] {
-                    if send.write(std::mem::take(chunk)).await.is_err() {
+                    if send.write(chunk).await.is_err() {
                         return;
                     }
                 }

@@ -9,6 +9,7 @@ use tidegate::{
     client::{self, RequestOptions, Trust},
     config::Config,
     gateway::{Drained, Gateway, Running},
+    metrics::Metrics,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -121,7 +122,8 @@ impl Setup {
             .unwrap_or_else(|problems| panic!("{problems}\n{toml}"));
         let running = Gateway::bind(config).await.unwrap().start().unwrap();
         soon(running.lifecycle().started()).await;
-        TestGateway { running, endpoints: Mutex::default() }
+        let books = Books(running.metrics().clone());
+        TestGateway { running, endpoints: Mutex::default(), books }
     }
 }
 
@@ -136,6 +138,24 @@ pub(crate) struct TestGateway {
     running: Running,
     /// Kept, so that connections live as long as the gateway.
     endpoints: Mutex<Vec<client::Endpoint>>,
+    /// Last, so that it is dropped last.
+    books: Books,
+}
+
+/// Checks at the end of each gateway that all bytes and datagrams are accounted for.
+struct Books(Metrics);
+
+impl Drop for Books {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let text = self.0.render();
+        for metric in ["tidegate_ledger_imbalance_bytes", "tidegate_ledger_imbalance_datagrams"] {
+            assert!(text.contains(metric), "nobody counts {metric}");
+            assert!(metric_in(&text, metric, &[]).abs() < 0.5, "the books do not balance:\n{text}");
+        }
+    }
 }
 
 impl TestGateway {
@@ -272,11 +292,11 @@ impl TestGateway {
 
     /// The same with an operator who may hurry.
     pub(crate) async fn shut_down_when(self, hurry: impl Future<Output = ()>) -> Drained {
-        let metrics = self.running.metrics().clone();
-        let lifecycle = self.running.lifecycle().clone();
-        let drained = soon(self.running.shut_down(hurry)).await;
+        let Self { running, endpoints: _endpoints, books } = self;
+        let lifecycle = running.lifecycle().clone();
+        let drained = soon(running.shut_down(hurry)).await;
         assert_eq!(lifecycle.running_tasks(), 0, "tasks were left behind");
-        let text = metrics.render();
+        let text = books.0.render();
         for gauge in [
             "tidegate_sessions",
             "tidegate_streams",

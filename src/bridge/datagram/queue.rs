@@ -62,9 +62,9 @@ impl<'a> Queue<'a> {
         };
         match sent {
             Ok(()) => {
-                let payload = oldest.framed.len() - self.prefix_bytes;
-                self.context.datagram_down(payload as u64);
-                self.take_oldest();
+                if let Some(bytes) = self.take_oldest() {
+                    self.context.datagram_down(bytes);
+                }
             }
             Err(DatagramError::Full(_)) => self.lose_oldest(Loss::QueueFull),
             Err(DatagramError::TooLarge) => self.lose_oldest(Loss::Oversize),
@@ -73,14 +73,16 @@ impl<'a> Queue<'a> {
     }
 
     fn lose_oldest(&mut self, why: Loss) {
-        self.take_oldest();
-        self.context.lost_down(why);
+        if let Some(bytes) = self.take_oldest() {
+            self.context.lost_down(bytes, why);
+        }
     }
 
-    fn take_oldest(&mut self) {
-        if let Some(oldest) = self.waiting.pop_front() {
-            self.bytes -= oldest.cost();
-        }
+    /// Lets go of the oldest. Yields the bytes of its payload.
+    fn take_oldest(&mut self) -> Option<u64> {
+        let oldest = self.waiting.pop_front()?;
+        self.bytes -= oldest.cost();
+        Some((oldest.framed.len() - self.prefix_bytes) as u64)
     }
 }
 

@@ -14,7 +14,10 @@ use bytes::Bytes;
 use super::{Context, Cut, Progress, backend_broke};
 use crate::{
     backend::TcpReader,
-    bridge::with_scratch,
+    bridge::{
+        ledger::{HalfBooks, Held},
+        with_scratch,
+    },
     reason::StreamEnd,
     transport::{SendError, SendStream},
 };
@@ -33,6 +36,7 @@ pub(super) async fn pump(
     mut reader: TcpReader<'_>,
     send: &mut impl SendStream,
     context: &Context,
+    books: &HalfBooks,
     progress: &Progress,
 ) -> Result<Down, Cut> {
     let mut stopped = pin!(send.stopped());
@@ -49,13 +53,13 @@ pub(super) async fn pump(
             progress.end_down();
             return Ok(Down::Finished);
         }
-        let bytes = chunk.len() as u64;
         progress.hold(true);
-        if let Err(error) = send.write(chunk).await {
+        let mut handover = Handover::new(chunk, context, books);
+        if let Err(error) = send.write(handover.chunk()).await {
             break error;
         }
+        drop(handover);
         progress.hold(false);
-        context.stream_down(bytes);
         progress.move_bytes();
     };
     match error {
@@ -63,10 +67,38 @@ pub(super) async fn pump(
         SendError::Stopped(code) => {
             // RFC 9000 section 3.5: who is asked to stop resets, with the code it was given.
             send.reset(code.unwrap_or(0));
+            books.end(StreamEnd::ClientStopped);
             progress.hold(false);
             progress.end_down();
             Ok(Down::Stopped)
         }
+    }
+}
+
+/// A chunk on its way to the client. However that ends, cancelled too, what the transport has taken is
+/// counted as passed on, and the rest is lost.
+struct Handover<'a> {
+    held: Held<'a, [Bytes; 1]>,
+    bytes: usize,
+    context: &'a Context,
+}
+
+impl<'a> Handover<'a> {
+    fn new(chunk: Bytes, context: &'a Context, books: &'a HalfBooks) -> Self {
+        let bytes = chunk.len();
+        books.take(bytes);
+        Self { held: Held::new([chunk], books), bytes, context }
+    }
+
+    fn chunk(&mut self) -> &mut Bytes {
+        &mut self.held.chunks[0]
+    }
+}
+
+impl Drop for Handover<'_> {
+    fn drop(&mut self) {
+        let passed = self.bytes - self.chunk().len();
+        self.context.stream_down(passed as u64);
     }
 }
 
@@ -88,7 +120,7 @@ pub(super) async fn discard(
             believe_the_end(progress)?;
             return Ok(Down::Finished);
         }
-        context.metrics().discarded_bytes.inc_by(bytes);
+        context.discarded(bytes);
         if progress.up_is_over() {
             allowed = allowed.checked_sub(bytes).ok_or(Cut(StreamEnd::UnwantedReply))?;
         }

@@ -19,6 +19,7 @@ use futures_util::FutureExt;
 use super::{Context, Cut, Progress, backend_broke};
 use crate::{
     backend::TcpWriter,
+    bridge::ledger::{HalfBooks, Held},
     reason::StreamEnd,
     transport::{RecvError, RecvStream},
 };
@@ -54,9 +55,10 @@ pub(super) async fn pump(
     recv: &mut impl RecvStream,
     writer: TcpWriter<'_>,
     context: &Context,
+    books: &HalfBooks,
     progress: &Progress,
 ) -> Result<Up, Cut> {
-    let error = match carry(recv, &writer, context, progress).await {
+    let error = match carry(recv, &writer, context, books, progress).await {
         // On failure the backend will not get the FIN, so it was not passed on.
         Ok(()) => match writer.finish() {
             Ok(()) => {
@@ -76,6 +78,7 @@ pub(super) async fn pump(
     };
     let why = backend_broke(&error);
     recv.stop(why.code());
+    books.end(why);
     progress.end_up();
     Ok(Up::Broken(why))
 }
@@ -85,6 +88,7 @@ async fn carry(
     recv: &mut impl RecvStream,
     writer: &TcpWriter<'_>,
     context: &Context,
+    books: &HalfBooks,
     progress: &Progress,
 ) -> Result<(), Failure> {
     let passed = |bytes: usize| {
@@ -105,16 +109,17 @@ async fn carry(
             return Ok(());
         }
         let [first] = first;
-        let mut batch = send_batch(first, recv, writer, &passed)?;
-        while !batch.unsent.is_empty() {
+        books.take(first.len());
+        let mut batch = send_batch(first, recv, writer, books, &passed)?;
+        while !batch.unsent.chunks.is_empty() {
             tokio::select! {
                 biased;
                 // What could not be written yet is not wanted any more.
                 lost = recv.lost() => return Err(lost.into()),
                 writable = writer.writable() => writable?,
             }
-            let sent = send_now(&mut batch.unsent, writer, &passed)?;
-            batch.unsent.drain(..sent);
+            let sent = send_now(&mut batch.unsent.chunks, writer, &passed)?;
+            batch.unsent.chunks.drain(..sent);
         }
         if batch.last {
             return Ok(());
@@ -123,8 +128,8 @@ async fn carry(
 }
 
 /// What is left of a batch that was more than the kernel took.
-struct Batch {
-    unsent: Vec<Bytes>,
+struct Batch<'a> {
+    unsent: Held<'a, Vec<Bytes>>,
     /// Whether the client's FIN follows.
     last: bool,
 }
@@ -133,13 +138,15 @@ struct Batch {
 const BATCH: usize = 32;
 
 /// Takes what else has arrived behind `first`, and writes as much as goes.
-fn send_batch(
+fn send_batch<'a>(
     first: Bytes,
     recv: &mut impl RecvStream,
     writer: &TcpWriter<'_>,
+    books: &'a HalfBooks,
     passed: &impl Fn(usize),
-) -> Result<Batch, Failure> {
-    let mut chunks: [Bytes; BATCH] = Default::default();
+) -> Result<Batch<'a>, Failure> {
+    let mut held: Held<'_, [Bytes; BATCH]> = Held::new(Default::default(), books);
+    let chunks = &mut held.chunks;
     chunks[0] = first;
     let (filled, last) = match recv.read_chunks(&mut chunks[1..]).now_or_never() {
         None => (1, false),
@@ -148,8 +155,10 @@ fn send_batch(
         Some(Err(lost)) => return Err(lost.into()),
     };
     let chunks = &mut chunks[..filled];
+    books.take(chunks[1..].iter().map(Bytes::len).sum());
     let sent = send_now(chunks, writer, passed)?;
-    Ok(Batch { unsent: chunks[sent..].iter_mut().map(mem::take).collect(), last })
+    let unsent = chunks[sent..].iter_mut().map(mem::take).collect();
+    Ok(Batch { unsent: Held::new(unsent, books), last })
 }
 
 /// Writes until everything is gone or the kernel is full. Returns how many chunks are done with; the
@@ -176,7 +185,7 @@ fn send_now(
     Ok(done)
 }
 
-/// Takes `written` bytes off the front. Returns how many chunks are used up.
+/// Takes `written` bytes off the front. Returns how many chunks are used up, and so empty.
 fn advance(chunks: &mut [Bytes], mut written: usize) -> usize {
     for (done, chunk) in chunks.iter_mut().enumerate() {
         if written < chunk.len() {
@@ -184,6 +193,7 @@ fn advance(chunks: &mut [Bytes], mut written: usize) -> usize {
             return done;
         }
         written -= chunk.len();
+        chunk.clear();
     }
     chunks.len()
 }
@@ -199,8 +209,8 @@ mod tests {
         {
             let mut chunks = ["ab", "cd", "ef"].map(Bytes::from);
             assert_eq!(advance(&mut chunks, written), done);
-            let left: Vec<u8> = chunks[done..].concat();
-            assert_eq!(left, rest.as_bytes());
+            assert_eq!(chunks.concat(), rest.as_bytes());
+            assert!(chunks[..done].iter().all(Bytes::is_empty));
         }
     }
 }

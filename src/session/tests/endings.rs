@@ -15,26 +15,9 @@ use crate::{
     reason::{Ending, StreamEnd},
     transport::{
         ClientEnd,
-        memory::{CREDIT, ClientSend, SeenEnd, soon},
+        memory::{CREDIT, SeenEnd, soon},
     },
 };
-
-/// Sends until neither the backend's kernel nor the gateway takes any more.
-async fn fill(send: &ClientSend) {
-    loop {
-        while send.try_write(vec![7; CREDIT / 4]) {}
-        // The gateway's task and the kernel get many turns to make room.
-        for _ in 0..2_000 {
-            if send.unread() < CREDIT {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-        if send.unread() == CREDIT {
-            return;
-        }
-    }
-}
 
 #[tokio::test]
 async fn a_client_fin_arrives_after_the_last_byte_and_the_reply_flows_on() {

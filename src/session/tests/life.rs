@@ -1,10 +1,5 @@
 //! From the request to the log line: refusals, limits, drain, kill, panics.
 
-use std::{
-    io::Write,
-    sync::{Arc, Mutex},
-};
-
 use serde_json::Value;
 
 use super::support::*;
@@ -180,27 +175,10 @@ async fn sessions_take_turns_at_the_endpoints_and_keep_theirs() {
     assert!(servers.iter().all(Server::is_idle));
 }
 
-/// What a subscriber wrote.
-#[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Written {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// The line is what an operator has of a session, so its numbers have to be those of the transfer.
 #[tokio::test]
 async fn one_line_at_the_end_says_everything() {
-    let written = Written::default();
-    let writer = written.clone();
-    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
-    let _logs = tracing::subscriber::set_default(subscriber);
+    let logs = Logs::collect();
     let server = Server::new().await;
     let gateway = Gateway::new(route(&[server.address()]));
     let client = gateway.session().await;
@@ -218,10 +196,7 @@ async fn one_line_at_the_end_says_everything() {
     client.close(7, "bye");
     gateway.leaves_nothing_behind().await;
 
-    let written = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
-    let lines: Vec<&str> = written.lines().filter(|l| l.contains("Session ended.")).collect();
-    let [line] = lines[..] else { panic!("one line per session, not {lines:?}") };
-    let line: Value = serde_json::from_str(line).unwrap();
+    let line = logs.session_ended();
     let fields = &line["fields"];
     for (field, value) in [
         ("route", "game".into()),
@@ -237,6 +212,7 @@ async fn one_line_at_the_end_says_everything() {
         ("client_text", "bye".into()),
         ("bytes_up", 8.into()),
         ("bytes_down", 9.into()),
+        ("bytes_lost", 0.into()),
         ("streams", 1.into()),
         ("datagrams_up", 0.into()),
         ("datagrams_down", 0.into()),
@@ -246,5 +222,5 @@ async fn one_line_at_the_end_says_everything() {
     }
     assert_eq!(fields["session_id"].as_str().map(str::len), Some(26));
     assert!(fields["duration_ms"].is_u64());
-    assert!(!written.contains("secret"), "the query is never logged");
+    assert!(!logs.text().contains("secret"), "the query is never logged");
 }

@@ -1,6 +1,11 @@
 //! A gateway without an edge: routes, backends and sessions of clients in memory.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest},
@@ -22,7 +27,7 @@ use crate::{
     reason::{Loss, StreamEnd},
     route::RouteTable,
     session::{SessionContext, Tables, run},
-    transport::memory::{MemoryClient, soon},
+    transport::memory::{CREDIT, ClientSend, MemoryClient, soon},
 };
 
 /// The one route of these tests.
@@ -146,6 +151,16 @@ impl Gateway {
     }
 }
 
+/// The sessions whose clients are dropped by now have closed their books.
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let imbalance = [&self.route.imbalance_bytes, &self.route.imbalance_datagrams];
+            assert_eq!(imbalance.map(|sum| sum.get()), [0, 0], "the books do not balance");
+        }
+    }
+}
+
 /// Waits for a number or a state that nothing announces.
 pub(super) async fn until(mut holds: impl FnMut() -> bool) {
     soon(async {
@@ -263,6 +278,66 @@ impl UdpServer {
 
     pub(super) async fn send(&self, datagram: &[u8], to: SocketAddr) {
         soon(self.socket.send_to(datagram, to)).await.unwrap();
+    }
+}
+
+/// Sends until neither the backend's kernel nor the gateway takes any more. Yields how much it was.
+pub(super) async fn fill(send: &ClientSend) -> usize {
+    let mut written = 0;
+    loop {
+        // What there is room for is taken, even if that is not all.
+        written += send.write_some(vec![7; CREDIT]);
+        // The gateway's task and the kernel get many turns to make room.
+        for _ in 0..2_000 {
+            if send.unread() < CREDIT {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        if send.unread() == CREDIT {
+            return written;
+        }
+    }
+}
+
+/// What is logged on this thread as long as it lives, as JSON.
+pub(super) struct Logs {
+    written: Written,
+    _subscriber: tracing::subscriber::DefaultGuard,
+}
+
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Write::write(&mut *self.0.lock().unwrap(), bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Logs {
+    pub(super) fn collect() -> Self {
+        let written = Written::default();
+        let writer = written.clone();
+        let json = tracing_subscriber::fmt().json();
+        let subscriber = json.with_writer(move || writer.clone()).finish();
+        Self { written, _subscriber: tracing::subscriber::set_default(subscriber) }
+    }
+
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.written.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// The one line at the end of the one session.
+    pub(super) fn session_ended(&self) -> serde_json::Value {
+        let text = self.text();
+        let lines: Vec<&str> = text.lines().filter(|l| l.contains("Session ended.")).collect();
+        let [line] = lines[..] else { panic!("one line per session, not {lines:?}") };
+        serde_json::from_str(line).unwrap()
     }
 }
 

@@ -1,0 +1,258 @@
+//! The ledger of a session: whatever was taken from one leg was delivered to the other, is still held,
+//! or was lost for a reason.
+//!
+//! Taken is counted where bytes leave a leg, delivered where the other leg has accepted them, lost where
+//! held bytes are thrown away: at three places of the code, so that none can make up for a fault of
+//! another. When the last bridge of a session is gone nothing is held, and the sums must agree.
+
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use bytes::Bytes;
+
+use super::Context;
+use crate::{
+    metrics::DirectionMetrics,
+    reason::{Loss, StreamEnd},
+};
+
+/// What one session carried.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// Streams bridged.
+    pub streams: Total,
+    /// From the client to the backend.
+    pub up: Accounts,
+    /// From the backend to the client.
+    pub down: Accounts,
+}
+
+/// One direction of a session.
+#[derive(Debug, Default)]
+pub struct Accounts {
+    /// Bytes on streams.
+    pub stream_bytes: Account,
+    /// Datagrams.
+    pub datagrams: Account,
+    /// Bytes in datagrams.
+    pub datagram_bytes: Account,
+}
+
+/// One sum, and what became of it.
+#[derive(Debug, Default)]
+pub struct Account {
+    /// Taken from the leg that it came on.
+    pub taken: Total,
+    /// Accepted by the other leg.
+    pub delivered: Total,
+    /// Thrown away.
+    pub lost: Total,
+}
+
+/// How far the books of a session are off.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Imbalance {
+    pub(super) bytes: u64,
+    pub(super) datagrams: u64,
+}
+
+impl Totals {
+    /// Stream bytes lost, either way.
+    pub fn lost_stream_bytes(&self) -> u64 {
+        self.up.stream_bytes.lost.get() + self.down.stream_bytes.lost.get()
+    }
+
+    /// Datagrams lost, either way.
+    pub fn lost_datagrams(&self) -> u64 {
+        self.up.datagrams.lost.get() + self.down.datagrams.lost.get()
+    }
+
+    /// What is neither delivered nor lost, or is so twice. Nothing may be held any more.
+    pub(super) fn imbalance(&self) -> Imbalance {
+        let [up, down] = [&self.up, &self.down];
+        let sum = |accounts: &[&Account]| accounts.iter().map(|account| account.imbalance()).sum();
+        Imbalance {
+            bytes: sum(&[
+                &up.stream_bytes,
+                &up.datagram_bytes,
+                &down.stream_bytes,
+                &down.datagram_bytes,
+            ]),
+            datagrams: sum(&[&up.datagrams, &down.datagrams]),
+        }
+    }
+}
+
+impl Accounts {
+    pub(super) fn take_datagram(&self, bytes: u64) {
+        self.datagrams.taken.add(1);
+        self.datagram_bytes.taken.add(bytes);
+    }
+
+    pub(super) fn pass_datagram(&self, bytes: u64, metrics: &DirectionMetrics) {
+        metrics.datagrams.inc();
+        metrics.datagram_bytes.inc_by(bytes);
+        self.datagrams.delivered.add(1);
+        self.datagram_bytes.delivered.add(bytes);
+    }
+
+    pub(super) fn lose_datagram(&self, bytes: u64, why: Loss, metrics: &DirectionMetrics) {
+        metrics.lost.inc(why);
+        self.datagrams.lost.add(1);
+        self.datagram_bytes.lost.add(bytes);
+    }
+}
+
+impl Account {
+    fn imbalance(&self) -> u64 {
+        self.taken.get().abs_diff(self.delivered.get() + self.lost.get())
+    }
+}
+
+/// A number that only rises.
+#[derive(Debug, Default)]
+pub struct Total(AtomicU64);
+
+impl Total {
+    pub(super) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Relaxed);
+    }
+
+    /// How many so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// The books of one stream, closed when this is dropped: whatever way its pumps end, cancelled or in a
+/// panic, what they held is lost under the reason for which the stream ended.
+#[derive(Debug)]
+pub(super) struct StreamBooks<'a> {
+    context: &'a Context,
+    /// From the client to the backend.
+    pub(super) up: HalfBooks,
+    /// From the backend to the client.
+    pub(super) down: HalfBooks,
+    end: OnceLock<StreamEnd>,
+}
+
+/// One direction of a stream.
+///
+/// Its pump is all that writes here, so nothing is contended; it is atomic because a worker's tasks have
+/// to be `Send`.
+#[derive(Debug, Default)]
+pub(super) struct HalfBooks {
+    taken: AtomicU64,
+    lost: AtomicU64,
+    why: OnceLock<StreamEnd>,
+}
+
+impl<'a> StreamBooks<'a> {
+    pub(super) fn new(context: &'a Context) -> Self {
+        Self { context, up: HalfBooks::default(), down: HalfBooks::default(), end: OnceLock::new() }
+    }
+
+    /// Says why the stream ended.
+    pub(super) fn end(&self, why: StreamEnd) {
+        // The first reason stays.
+        _ = self.end.set(why);
+    }
+}
+
+impl HalfBooks {
+    /// Bytes were taken from the leg they came on.
+    pub(super) fn take(&self, bytes: usize) {
+        raise(&self.taken, bytes);
+    }
+
+    /// Says why this direction ended, where that is not what ends the stream.
+    pub(super) fn end(&self, why: StreamEnd) {
+        // The first reason stays.
+        _ = self.why.set(why);
+    }
+
+    /// Bytes that were taken and not delivered are thrown away.
+    pub(super) fn lose(&self, bytes: usize) {
+        raise(&self.lost, bytes);
+    }
+}
+
+/// An addition without the price of a locked one: only one task writes.
+fn raise(sum: &AtomicU64, bytes: usize) {
+    sum.store(sum.load(Relaxed) + bytes as u64, Relaxed);
+}
+
+impl Drop for StreamBooks<'_> {
+    fn drop(&mut self) {
+        // A stream that panicked did not say why.
+        let end = self.end.get().copied().unwrap_or(StreamEnd::Internal);
+        let (metrics, totals) = (self.context.metrics(), &self.context.totals);
+        for (half, account, counters) in [
+            (&self.up, &totals.up.stream_bytes, &metrics.up),
+            (&self.down, &totals.down.stream_bytes, &metrics.down),
+        ] {
+            account.taken.add(half.taken.load(Relaxed));
+            let lost = half.lost.load(Relaxed);
+            if lost > 0 {
+                account.lost.add(lost);
+                counters.lost_bytes.add(half.why.get().copied().unwrap_or(end), lost);
+            }
+        }
+    }
+}
+
+/// Chunks that were taken from one leg and are not with the other yet. What is left of them when this
+/// is dropped is lost.
+#[derive(Debug)]
+pub(super) struct Held<'a, C: AsRef<[Bytes]>> {
+    pub(super) chunks: C,
+    books: &'a HalfBooks,
+}
+
+impl<'a, C: AsRef<[Bytes]>> Held<'a, C> {
+    pub(super) fn new(chunks: C, books: &'a HalfBooks) -> Self {
+        Self { chunks, books }
+    }
+}
+
+impl<C: AsRef<[Bytes]>> Drop for Held<'_, C> {
+    fn drop(&mut self) {
+        let left = self.chunks.as_ref().iter().map(Bytes::len).sum();
+        if left > 0 {
+            self.books.lose(left);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_neither_delivered_nor_lost_is_missing() {
+        let totals = Totals::default();
+        totals.up.stream_bytes.taken.add(10);
+        totals.up.stream_bytes.delivered.add(6);
+        totals.up.stream_bytes.lost.add(4);
+        assert_eq!(totals.imbalance(), Imbalance::default());
+
+        totals.up.stream_bytes.taken.add(1);
+        // Never taken: one sum cannot make up for another.
+        totals.down.stream_bytes.delivered.add(2);
+        totals.down.datagram_bytes.taken.add(4);
+        totals.up.datagrams.taken.add(8);
+        totals.down.datagrams.lost.add(16);
+        assert_eq!(totals.imbalance(), Imbalance { bytes: 1 + 2 + 4, datagrams: 8 + 16 });
+    }
+
+    #[test]
+    fn what_is_left_when_it_is_dropped_is_lost() {
+        let books = HalfBooks::default();
+        let mut held = Held::new([Bytes::from("abc"), Bytes::from("de")], &books);
+        held.chunks[0] = Bytes::new();
+        drop(held);
+        assert_eq!(books.lost.load(Relaxed), 2);
+    }
+}
