@@ -33,7 +33,7 @@ use ulid::Ulid;
 use self::ledger::Imbalance;
 pub use self::ledger::{Account, Accounts, Total, Totals};
 use crate::{
-    backend::{ClientInfo, Pin},
+    backend::{ClientInfo, DialError, Pin, TcpConnection},
     lifecycle::Lifecycle,
     metrics::RouteMetrics,
     reason::{Ending, Loss, StreamEnd},
@@ -119,6 +119,11 @@ impl Context {
         self.bridges.wait().await;
     }
 
+    /// Connects to the backend.
+    pub(crate) async fn dial(&self) -> Result<TcpConnection, DialError> {
+        self.pin.dial(&self.client).await
+    }
+
     fn metrics(&self) -> &RouteMetrics {
         &self.route.metrics
     }
@@ -170,7 +175,7 @@ impl Drop for Context {
         let metrics = self.metrics();
         metrics.imbalance_bytes.inc_by(bytes);
         metrics.imbalance_datagrams.inc_by(datagrams);
-        let (session_id, totals) = (self.id, &self.totals);
+        let (session_id, totals) = (self.id(), &self.totals);
         error!(%session_id, bytes, datagrams, ?totals, "The books of a session do not balance.");
     }
 }
@@ -214,7 +219,12 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::{backend::Backends, config::Config, metrics::Metrics, route::RouteTable};
+    use crate::{
+        backend::{Backends, tests::client},
+        config::Config,
+        metrics::Metrics,
+        route::RouteTable,
+    };
 
     const ROUTE: &str = r#"version = 1
 [[listener]]
@@ -233,9 +243,8 @@ endpoints = [{ tcp = "127.0.0.1:9" }]
         let config = Config::parse(ROUTE, "test.toml", Path::new(".")).unwrap();
         let routes = RouteTable::new(&config.routes, metrics);
         let backend = Arc::clone(Backends::new(&config.backends, metrics).get("game").unwrap());
-        let addresses = ClientAddresses { client: "192.0.2.1:5".parse().unwrap(), local: None };
         let route = Arc::clone(&routes.routes()[0]);
-        Context::new(route, backend.pick().unwrap(), addresses, Lifecycle::new())
+        Context::new(route, backend.pick().unwrap(), client(), Lifecycle::new())
     }
 
     /// Every test of a gateway asks whether the books balance. This one shows that the answer can be no.

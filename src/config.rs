@@ -411,7 +411,8 @@ pub struct Route {
     pub backend: Arc<Backend>,
     /// What becomes of bidirectional streams. Default `per-stream`.
     pub streams: StreamsMode,
-    /// What becomes of unidirectional streams. Default `backend`.
+    /// What becomes of unidirectional streams. Default `backend`, and `refuse` with one connection per
+    /// session.
     pub uni: UniMode,
     /// What becomes of datagrams. Default `udp` if every endpoint of the backend has a UDP address.
     pub datagrams: DatagramsMode,
@@ -428,6 +429,10 @@ pub struct Route {
     pub datagram_queue: ByteSize,
     /// Age at which a waiting datagram is lost. Default 100 ms.
     pub datagram_ttl: Duration,
+    /// Who opens the stream of a session that has one connection. Default `client`.
+    pub opens: Opens,
+    /// What the gateway opens at the session's start beside all that. Default `off`.
+    pub push: PushMode,
 }
 
 /// Defaults of settings whose type does not tell.
@@ -445,8 +450,32 @@ pub enum StreamsMode {
     /// Each is one TCP connection.
     #[default]
     PerStream,
+    /// The session has one TCP connection, made before the session is accepted; its first stream gets it.
+    PerSession,
     /// They are refused.
     Refuse,
+}
+
+/// Who opens the stream of a session with one TCP connection.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Opens {
+    /// The client: its first bidirectional stream.
+    #[default]
+    Client,
+    /// The gateway, at the session's start.
+    Gateway,
+}
+
+/// The stream that the gateway opens at a session's start, with a TCP connection of its own.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum PushMode {
+    /// None.
+    #[default]
+    Off,
+    /// From the backend to the client alone.
+    Uni,
+    /// Both ways.
+    Bidi,
 }
 
 /// What becomes of a session's unidirectional streams.

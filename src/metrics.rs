@@ -156,6 +156,8 @@ impl Metrics {
             streams: f.streams.with_label_values(&[name]),
             bidi_streams: f.streams_total.with_label_values(&[name, "bidi"]),
             uni_streams: f.streams_total.with_label_values(&[name, "uni"]),
+            gateway_bidi_streams: f.streams_total.with_label_values(&[name, "gateway_bidi"]),
+            gateway_uni_streams: f.streams_total.with_label_values(&[name, "gateway_uni"]),
             stream_ends: Reasons::new(StreamEnd::ALL, |r| {
                 f.stream_ends.with_label_values(&[name, r.word()])
             }),
@@ -310,10 +312,14 @@ pub struct RouteMetrics {
     seconds: Histogram,
     setup_seconds: Histogram,
     streams: IntGauge,
-    /// Bidirectional streams bridged.
+    /// Bidirectional streams of the client's that were bridged.
     pub bidi_streams: IntCounter,
-    /// Unidirectional streams bridged.
+    /// Unidirectional streams of the client's that were bridged.
     pub uni_streams: IntCounter,
+    /// Bidirectional streams that the gateway opened.
+    pub gateway_bidi_streams: IntCounter,
+    /// Unidirectional streams that the gateway opened.
+    pub gateway_uni_streams: IntCounter,
     /// Streams ended.
     pub stream_ends: Reasons<StreamEnd>,
     /// Bytes that backends answered on the connections of unidirectional streams, lost on purpose.
@@ -521,11 +527,11 @@ impl Families {
                 &SHORT_SECONDS,
             ),
 
-            streams: gauges(r, "streams", "Client streams open.", &["route"]),
+            streams: gauges(r, "streams", "Streams open.", &["route"]),
             streams_total: counters(
                 r,
                 "streams_total",
-                "Client streams opened.",
+                "Streams opened, by kind; those with gateway_ by the gateway.",
                 &["route", "kind"],
             ),
             stream_ends: counters(r, "stream_ends_total", "Streams ended.", &["route", "reason"]),

@@ -97,6 +97,12 @@ reasons! {
         SettingsTimeout = "settings_timeout", Client;
         /// The backend has no endpoint that could take the session.
         BackendUnavailable = "backend_unavailable", Backend;
+        /// No endpoint of the backend could be reached.
+        BackendUnreachable = "backend_unreachable", Backend;
+        /// The backend did not answer in time.
+        BackendTimeout = "backend_timeout", Backend;
+        /// The gateway has no local port or file descriptor left for the session's connection.
+        OutOfResources = "out_of_resources", Gateway;
         /// The gateway is draining.
         Draining = "draining", Operator;
         /// The gateway failed on its own.
@@ -115,10 +121,11 @@ impl Refusal {
             Self::WrongHost => 421,
             Self::ClientSessions | Self::ClientSessionRate => 429,
             Self::HeadersTooLarge => 431,
-            Self::TooManySessions | Self::RouteFull | Self::BackendUnavailable | Self::Draining => {
-                503
-            }
             Self::UnknownProtocol => 501,
+            Self::BackendUnreachable => 502,
+            Self::TooManySessions | Self::RouteFull => 503,
+            Self::BackendUnavailable | Self::OutOfResources | Self::Draining => 503,
+            Self::BackendTimeout => 504,
             Self::Internal => 500,
         }
     }
@@ -128,7 +135,7 @@ impl Refusal {
     pub const fn retry_after_seconds(self) -> Option<u32> {
         match self {
             Self::TooManySessions | Self::RouteFull | Self::ClientSessions => Some(10),
-            Self::BackendUnavailable | Self::Draining => Some(5),
+            Self::BackendUnavailable | Self::OutOfResources | Self::Draining => Some(5),
             Self::ClientSessionRate => Some(1),
             _ => None,
         }
@@ -171,6 +178,17 @@ reasons! {
         ConnectionLost = "connection_lost", Client;
         /// The client broke a rule of the protocol.
         ProtocolError = "protocol_error", Client;
+        /// The session's one connection has ended cleanly, both ways.
+        BackendFinished = "backend_finished", Backend;
+        /// The backend reset the session's one connection or stopped taking bytes.
+        BackendReset = "backend_reset", Backend;
+        /// The host of the session's one connection stopped answering.
+        BackendTimeout = "backend_timeout", Backend;
+        /// The client reset or stopped the session's one stream.
+        StreamCut = "stream_cut", Client;
+        /// One direction of the session's one connection had finished and the other moved nothing for
+        /// `half_close_timeout`.
+        HalfCloseTimeout = "half_close_timeout", Gateway;
         /// The drain's grace was over and the session was still there.
         DrainDeadline = "drain_deadline", Operator;
         /// The gateway was told to stop at once.
@@ -192,7 +210,17 @@ impl Ending {
             Self::DrainDeadline => 1,
             Self::Killed => 2,
             Self::Internal => 3,
+            Self::BackendFinished => 10,
+            Self::BackendReset => 11,
+            Self::BackendTimeout => 12,
+            Self::StreamCut => 13,
+            Self::HalfCloseTimeout => 14,
         }
+    }
+
+    /// Whether the client is told: it has not ended the session itself, and is not gone.
+    pub const fn is_told(self) -> bool {
+        self.code() != 0
     }
 }
 
@@ -221,6 +249,8 @@ reasons! {
         HalfCloseTimeout = "half_close_timeout", Gateway;
         /// The route does not take streams of this kind.
         Refused = "refused", Gateway;
+        /// The session has one connection, and a stream for it already.
+        SecondStream = "second_stream", Client;
         /// The session or the gateway is at its limit of streams.
         TooManyStreams = "too_many_streams", Gateway;
         /// The gateway ran out of local ports or file descriptors.
@@ -249,6 +279,7 @@ impl StreamEnd {
             Self::OutOfResources => 7,
             Self::Internal => 8,
             Self::UnwantedReply => 9,
+            Self::SecondStream => 10,
         }
     }
 }
@@ -310,7 +341,11 @@ mod tests {
 
     #[test]
     fn codes_the_client_sees_are_different() {
-        let codes: Vec<u32> = StreamEnd::ALL.iter().map(|e| e.code()).filter(|c| *c != 0).collect();
-        assert_eq!(codes.iter().collect::<HashSet<_>>().len(), codes.len());
+        fn check(codes: Vec<u32>) {
+            let codes: Vec<u32> = codes.into_iter().filter(|code| *code != 0).collect();
+            assert_eq!(codes.iter().collect::<HashSet<_>>().len(), codes.len());
+        }
+        check(StreamEnd::ALL.iter().map(|end| end.code()).collect());
+        check(Ending::ALL.iter().map(|end| end.code()).collect());
     }
 }

@@ -10,6 +10,7 @@
 
 mod events;
 mod limit;
+mod shape;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use tracing::{debug, error, info};
 use self::{
     events::Events,
     limit::{Permit, SessionLimits},
+    shape::Unprepared,
 };
 use crate::{
     backend::{Backends, ClientInfo, Pin},
@@ -185,7 +187,7 @@ pub async fn run<R: SessionRequest>(request: R, context: Arc<SessionContext>) {
 }
 
 async fn serve<R: SessionRequest>(
-    request: R,
+    mut request: R,
     head: Arc<RequestHead>,
     Admission { route, protocol, captures, pin, permits: _permits }: Admission,
     asked: Instant,
@@ -197,18 +199,23 @@ async fn serve<R: SessionRequest>(
     let bridges = Arc::new(bridge::Context::new(Arc::clone(&route), pin, client, lifecycle));
     // Should this task be dropped, the bridges are not to live on.
     let _ends = EndGuard(&bridges);
+    let prepared = match shape::prepare(&mut request, &bridges, &context.lifecycle).await {
+        Ok(prepared) => prepared,
+        Err(Unprepared::Refused(why)) => {
+            context.count_refusal(Some(&route), why, &head);
+            return request.refuse(why).await;
+        }
+        Err(Unprepared::Gone(end)) => return went_away(&head, &end),
+    };
     let datagrams = DatagramBridge::new(Arc::clone(&bridges), request.datagrams());
-    let events = Arc::new(Events::new(Arc::clone(&bridges), datagrams));
+    let (events, first) = Events::new(Arc::clone(&bridges), datagrams);
     events.begin();
 
-    let session = match request.accept(protocol.as_deref(), events).await {
+    let session = match request.accept(protocol.as_deref(), Arc::new(events)).await {
         Ok(session) => session,
-        Err(end) => {
-            // Gone before it began: never counted as a session, so not as an ending either.
-            debug!(client = %head.client, ?end, "Client went away while its session was accepted.");
-            return;
-        }
+        Err(end) => return went_away(&head, &end),
     };
+    prepared.begin(&bridges, &session, first);
     let _open = route.metrics.session_opened(head.dialect);
     route.metrics.session_setup_took(asked.elapsed());
     let began = Instant::now();
@@ -224,6 +231,12 @@ async fn serve<R: SessionRequest>(
     route.metrics.ends.inc(end.why);
     route.metrics.session_lived(began.elapsed());
     log_end(&head, protocol.as_deref(), &bridges, &end, began);
+}
+
+/// Notes a client that was gone before its session began: it is counted neither as a session nor as an
+/// ending.
+fn went_away(head: &RequestHead, end: &ClientEnd) {
+    debug!(client = %head.client, ?end, "Client went away while its session was accepted.");
 }
 
 /// How a session ended.
@@ -264,10 +277,10 @@ async fn live<S: Session>(mut session: S, bridges: &bridge::Context, lifecycle: 
     });
     // The bridges end by themselves; the client need not wait for them.
     bridges.end(end.why);
-    if end.why.side() == Side::Client {
-        session.leave().await;
-    } else {
+    if end.why.is_told() {
         session.close(end.why.code(), end.why.word()).await;
+    } else {
+        session.leave().await;
     }
     end
 }
@@ -281,7 +294,7 @@ async fn until_end<S: Session>(
     tokio::select! {
         biased;
         end = session.ended() => return end.into(),
-        () = bridges.ended() => return bridge_fault(bridges),
+        () = bridges.ended() => return bridges_end(bridges),
         () = lifecycle.killed() => return kill_reason(lifecycle).into(),
         () = lifecycle.draining() => {}
     }
@@ -295,13 +308,13 @@ async fn until_end<S: Session>(
     tokio::select! {
         biased;
         end = session.ended() => end.into(),
-        () = bridges.ended() => bridge_fault(bridges),
+        () = bridges.ended() => bridges_end(bridges),
         () = lifecycle.killed() => kill_reason(lifecycle).into(),
     }
 }
 
-/// Only a fault ends the bridges before their session.
-fn bridge_fault(bridges: &bridge::Context) -> End {
+/// A fault ends the bridges before their session, and so does the end of a session's one connection.
+fn bridges_end(bridges: &bridge::Context) -> End {
     bridges.ending().unwrap_or(Ending::Internal).into()
 }
 

@@ -63,6 +63,9 @@ pub trait SessionRequest: Send + 'static {
     /// What the client asked for.
     fn head(&self) -> &RequestHead;
 
+    /// Waits until the client gives the request up or is gone: then it is to be dropped. Cancel-safe.
+    fn gone(&mut self) -> impl Future<Output = ClientEnd> + Send;
+
     /// The way for datagrams to the client; usable once the session is accepted.
     fn datagrams(&self) -> <Self::Session as Session>::Datagrams;
 
@@ -213,6 +216,11 @@ pub trait SendStream: Send + 'static {
 
     /// Ends the stream abnormally.
     fn reset(&mut self, code: u32);
+
+    /// Waits until the client's transport has everything up to the end, its application perhaps not yet.
+    /// False: the stream was reset, or the client does not want it or is gone. To be called once the
+    /// stream has ended. Cancel-safe.
+    fn delivered(&self) -> impl Future<Output = bool> + Send + 'static;
 
     /// Waits until the client stops reading the stream. Never resolves when the client has taken
     /// everything.

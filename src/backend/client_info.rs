@@ -92,12 +92,12 @@ fn without_port(authority: &str) -> &str {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::transport::Tls;
 
     /// A client at 192.0.2.1:5 that sent to 203.0.113.9:443.
-    pub(in crate::backend) fn client() -> ClientInfo {
+    pub(crate) fn client() -> ClientInfo {
         ClientInfo {
             session_id: "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap(),
             head: Arc::new(RequestHead {

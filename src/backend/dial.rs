@@ -10,7 +10,11 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{Endpoint, TcpConnection};
-use crate::{config, metrics::EndpointMetrics, reason::StreamEnd};
+use crate::{
+    config,
+    metrics::EndpointMetrics,
+    reason::{Refusal, StreamEnd},
+};
 
 /// Why an endpoint gave no connection.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +45,16 @@ impl DialError {
     /// What the client's stream is told.
     pub fn stream_end(&self) -> StreamEnd {
         if self.is_ours() { StreamEnd::OutOfResources } else { StreamEnd::BackendUnreachable }
+    }
+
+    /// What the client is told whose session would have been this connection's.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::Refused | Self::Failed(_) => Refusal::BackendUnreachable,
+            Self::Timeout => Refusal::BackendTimeout,
+            Self::Unresolved => Refusal::BackendUnavailable,
+            Self::OutOfResources(_) => Refusal::OutOfResources,
+        }
     }
 
     fn count(&self, metrics: &EndpointMetrics) {
@@ -132,4 +146,26 @@ async fn open(address: SocketAddr, settings: &config::Backend) -> io::Result<Tcp
     options.set_tcp_keepalive(&keepalive)?;
     options.set_tcp_user_timeout(Some(settings.user_timeout))?;
     socket.connect(address).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_for_a_dial_to_fail_has_its_status() {
+        let failed = |errno| DialError::from(io::Error::from_raw_os_error(errno));
+        for (error, why, status) in [
+            (failed(libc::ECONNREFUSED), Refusal::BackendUnreachable, 502),
+            (failed(libc::EHOSTUNREACH), Refusal::BackendUnreachable, 502),
+            (failed(libc::ECONNRESET), Refusal::BackendUnreachable, 502),
+            (failed(libc::ETIMEDOUT), Refusal::BackendTimeout, 504),
+            (DialError::Timeout, Refusal::BackendTimeout, 504),
+            (DialError::Unresolved, Refusal::BackendUnavailable, 503),
+            (failed(libc::EMFILE), Refusal::OutOfResources, 503),
+            (failed(libc::EADDRNOTAVAIL), Refusal::OutOfResources, 503),
+        ] {
+            assert_eq!((error.refusal(), error.refusal().status()), (why, status), "{error}");
+        }
+    }
 }

@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use super::{client_info::tests::client, *};
+pub(crate) use super::client_info::tests::client;
+use super::*;
 use crate::config::{HostPort, Keepalive, ProxyProtocol};
 
 /// Settings of a backend with these TCP endpoints, named "0", "1", ...

@@ -127,8 +127,11 @@ async fn carry_down<D: Datagrams>(context: &Context, socket: &UdpConnection, cli
             () = queue.shift(client), if !queue.is_empty() => {}
             // Nothing is taken from the socket before it is ready.
             received = receive(socket, client.prefix()) => match received {
-                Ok(Some(framed)) => pass_down(context, client, &mut queue, framed),
-                Ok(None) => context.lost_down(Loss::WrongHeader),
+                Ok(Ok(framed)) => pass_down(context, client, &mut queue, framed),
+                Ok(Err(NoReply(bytes))) => {
+                    context.totals.down.take_datagram(bytes);
+                    context.lost_down(bytes, Loss::WrongHeader);
+                }
                 // ICMP about a datagram that was counted as passed on. Reading it has cleared it.
                 Err(_stale) => {}
             },
@@ -136,18 +139,21 @@ async fn carry_down<D: Datagrams>(context: &Context, socket: &UdpConnection, cli
     }
 }
 
-/// Receives one datagram behind the transport's prefix. `None`: it is no reply to this client.
-async fn receive(socket: &UdpConnection, prefix: &[u8]) -> io::Result<Option<Bytes>> {
+/// A datagram of so many bytes that is no reply to this client.
+struct NoReply(u64);
+
+/// Receives one datagram behind the transport's prefix.
+async fn receive(socket: &UdpConnection, prefix: &[u8]) -> io::Result<Result<Bytes, NoReply>> {
     poll_fn(|cx| {
         with_scratch(|buffer| {
             let received = ready!(socket.poll_receive(cx, &mut buffer[prefix.len()..]))?;
             let received = prefix.len()..prefix.len() + received;
             let Some(header) = socket.header_of_reply(&buffer[received.clone()]) else {
-                return Ok(None).into();
+                return Ok(Err(NoReply(received.len() as u64))).into();
             };
             // The prefix overwrites the end of the header, right before the payload.
             buffer[header..header + prefix.len()].copy_from_slice(prefix);
-            Ok(Some(Bytes::copy_from_slice(&buffer[header..received.end]))).into()
+            Ok(Ok(Bytes::copy_from_slice(&buffer[header..received.end]))).into()
         })
     })
     .await

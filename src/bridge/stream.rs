@@ -1,6 +1,6 @@
-//! One client stream and one TCP connection, with every ending.
+//! One stream and one TCP connection, with every ending.
 //!
-//! One task per stream dials, then runs two pumps, `up` and `down`, each of which passes the clean
+//! One task per stream dials, unless the connection was there before the stream (`held`), then runs two pumps, `up` and `down`, each of which passes the clean
 //! end of its source on. What ends both at once (`Cut`) comes back here, where both legs are told:
 //!
 //! | event | what the other leg sees |
@@ -15,9 +15,11 @@
 //! | session ended | both halves let go; RST, or a plain close if all that the client said was passed on and nothing is held for it |
 //! | connection lost | RST |
 //!
-//! Streams of one direction have no down leg: what the backend answers is read and thrown away.
+//! Streams of one direction have no down leg: what the backend answers is read and thrown away. Those that
+//! the gateway opens have no up leg: the backend is told nothing, not even that nothing comes.
 
 mod down;
+mod held;
 mod progress;
 mod up;
 
@@ -34,6 +36,7 @@ use std::{
 use futures_util::{FutureExt, future::try_join};
 use tracing::trace;
 
+pub use self::held::{OpenedBy, bridge_own, push_bidi, push_uni};
 use self::{down::Down, progress::Progress, up::Up};
 use super::{Context, contain, ledger::StreamBooks};
 use crate::{
@@ -74,6 +77,11 @@ pub fn refuse_bidi(
     why: StreamEnd,
 ) {
     context.stream_ended(why);
+    if why == StreamEnd::SessionEnded {
+        send.abandon();
+        recv.abandon();
+        return;
+    }
     send.reset(why.code());
     recv.stop(why.code());
 }
@@ -95,10 +103,13 @@ fn spawn(open: OpenStream, bridge: impl Future<Output = StreamEnd> + Send + 'sta
     }));
 }
 
+/// What kind of stream it is, and who opened it.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Bidi,
     Uni,
+    GatewayBidi,
+    GatewayUni,
 }
 
 /// Counts a stream as open for as long as it lives.
@@ -115,27 +126,35 @@ impl OpenStream {
         let limit = context.route.settings.max_streams_per_session;
         let one_more = |now| limit.allows_one_more(now).then_some(now + 1);
         let order = Ordering::Relaxed;
-        Self::counter(context, kind).fetch_update(order, order, one_more).ok()?;
+        if let Some(counter) = Self::counter(context, kind) {
+            counter.fetch_update(order, order, one_more).ok()?;
+        }
         context.totals.streams.add(1);
         let metrics = context.metrics();
         match kind {
             Kind::Bidi => metrics.bidi_streams.inc(),
             Kind::Uni => metrics.uni_streams.inc(),
+            Kind::GatewayBidi => metrics.gateway_bidi_streams.inc(),
+            Kind::GatewayUni => metrics.gateway_uni_streams.inc(),
         }
         Some(Self { context: Arc::clone(context), kind, _gauge: metrics.stream_opened() })
     }
 
-    fn counter(context: &Context, kind: Kind) -> &AtomicU64 {
+    /// What the limit counts. `None`: the gateway opens so few that they need no limit.
+    fn counter(context: &Context, kind: Kind) -> Option<&AtomicU64> {
         match kind {
-            Kind::Bidi => &context.open_bidi,
-            Kind::Uni => &context.open_uni,
+            Kind::Bidi => Some(&context.open_bidi),
+            Kind::Uni => Some(&context.open_uni),
+            Kind::GatewayBidi | Kind::GatewayUni => None,
         }
     }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        Self::counter(&self.context, self.kind).fetch_sub(1, Ordering::Relaxed);
+        if let Some(counter) = Self::counter(&self.context, self.kind) {
+            counter.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -148,22 +167,32 @@ async fn bidi(
     mut send: impl SendStream,
     mut recv: impl RecvStream,
 ) -> StreamEnd {
-    let progress = Progress::new(context.route.settings.half_close_timeout);
-    // Closed after the pumps are gone.
-    let books = StreamBooks::new(&context);
-    let mut tcp = match dial(&context, &mut recv).await {
-        Ok(tcp) => tcp,
+    match dial(&context, &mut recv).await {
+        Ok(tcp) => carry(&context, tcp, &mut send, &mut recv).await,
         Err(Cut(why)) => {
+            let progress = Progress::new(None);
             let_go_of_recv(&mut recv, why, &progress);
             let_go_of_send(&mut send, why, &progress);
-            return why;
+            why
         }
-    };
+    }
+}
+
+/// Carries bytes both ways, from the connection's beginning to its end.
+async fn carry(
+    context: &Context,
+    mut tcp: TcpConnection,
+    send: &mut impl SendStream,
+    recv: &mut impl RecvStream,
+) -> StreamEnd {
+    let progress = Progress::new(context.route.settings.half_close_timeout);
+    // Closed after the pumps are gone.
+    let books = StreamBooks::new(context);
     let ended = {
         let (reader, writer) = tcp.split();
-        let up = up::pump(&mut recv, writer, &context, &books.up, &progress);
-        let down = down::pump(reader, &mut send, &context, &books.down, &progress);
-        run_both(pin!(try_join(up, down)), &context, &progress).await
+        let up = up::pump(recv, writer, context, &books.up, &progress);
+        let down = down::pump(reader, send, context, &books.down, &progress);
+        run_both(pin!(try_join(up, down)), context, &progress).await
     };
     books.end(reason_of(&ended));
     match ended {
@@ -173,8 +202,8 @@ async fn bidi(
         }
         Err(Cut(why)) => {
             cut_backend(tcp, why == StreamEnd::SessionEnded && progress.owes_nothing());
-            let_go_of_recv(&mut recv, why, &progress);
-            let_go_of_send(&mut send, why, &progress);
+            let_go_of_recv(recv, why, &progress);
+            let_go_of_send(send, why, &progress);
             why
         }
     }
@@ -226,7 +255,7 @@ async fn dial(context: &Context, recv: &mut impl RecvStream) -> Result<TcpConnec
         () = context.ended() => Err(session_ended(context)),
         lost = recv.lost() => Err(lost.into()),
         // A connection that is half made is given up without a trace.
-        dialled = context.pin.dial(&context.client) => dialled.map_err(|e| Cut(e.stream_end())),
+        dialled = context.dial() => dialled.map_err(|e| Cut(e.stream_end())),
     }
 }
 

@@ -1,6 +1,6 @@
 //! File descriptors: as many as the system gives, and whether the configuration may need more.
 
-use tidegate::config::{Config, DatagramsMode, Limit, Route, StreamsMode, UniMode};
+use tidegate::config::{Config, DatagramsMode, Limit, PushMode, Route, StreamsMode, UniMode};
 use tracing::{info, warn};
 
 /// Raises the limit of open files as far as it goes. `None`: the system refused, and has said why.
@@ -62,6 +62,7 @@ impl Demand {
     fn of(route: &Route, uni_streams: u64) -> Self {
         let bidi = match route.streams {
             StreamsMode::PerStream => number(route.max_streams_per_session),
+            StreamsMode::PerSession => 1,
             StreamsMode::Refuse => 0,
         };
         let uni = match route.uni {
@@ -69,7 +70,8 @@ impl Demand {
             UniMode::Refuse => 0,
         };
         let udp = u64::from(route.datagrams == DatagramsMode::Udp);
-        let each = bidi.saturating_add(uni).saturating_add(udp);
+        let push = u64::from(route.push != PushMode::Off);
+        let each = bidi.saturating_add(uni).saturating_add(udp).saturating_add(push);
         Self { sessions: number(route.max_sessions), each }
     }
 }

@@ -158,6 +158,8 @@ fn route(route: &Route) -> raw::Route {
         half_close_timeout: Some(Patience(route.half_close_timeout)),
         datagram_queue: Some(route.datagram_queue),
         datagram_ttl: Some(Period(route.datagram_ttl)),
+        opens: Some(route.opens),
+        push: Some(route.push),
         limits: Some(raw::RouteLimits {
             sessions: Some(route.max_sessions),
             streams_per_session: Some(route.max_streams_per_session),

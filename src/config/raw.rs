@@ -9,8 +9,8 @@ use serde::{Serialize, Serializer};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Balance, Congestion, DatagramsMode, LogFormat, ProxyProtocol, RetryPolicy, StreamsMode,
-    UdpOpen, UniMode, WebTransportProfile,
+    Balance, Congestion, DatagramsMode, LogFormat, Opens, ProxyProtocol, PushMode, RetryPolicy,
+    StreamsMode, UdpOpen, UniMode, WebTransportProfile,
     host::HostPort,
     host_pattern::HostPattern,
     introduction::{ProxyTlv, UdpProxy},
@@ -241,6 +241,8 @@ section! {
         half_close_timeout: Patience,
         datagram_queue: ByteSize,
         datagram_ttl: Period,
+        opens: Opens,
+        push: PushMode,
         limits: RouteLimits,
     }
 }
@@ -331,7 +333,9 @@ words!(LogFormat: Auto = "auto", Text = "text", Json = "json");
 words!(RetryPolicy: Auto = "auto", Always = "always", Never = "never");
 words!(Congestion: Cubic = "cubic", NewReno = "new-reno", Bbr = "bbr");
 words!(WebTransportProfile: Full = "full", Minimal = "minimal");
-words!(StreamsMode: PerStream = "per-stream", Refuse = "refuse");
+words!(StreamsMode: PerStream = "per-stream", PerSession = "per-session", Refuse = "refuse");
+words!(Opens: Client = "client", Gateway = "gateway");
+words!(PushMode: Off = "off", Uni = "uni", Bidi = "bidi");
 words!(UniMode: Backend = "backend", Refuse = "refuse");
 words!(DatagramsMode: Udp = "udp", Drop = "drop");
 words!(UdpOpen: Datagram = "datagram", Session = "session");

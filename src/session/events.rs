@@ -8,23 +8,30 @@ use std::{
 use bytes::Bytes;
 use tracing::error;
 
+use super::shape::{FirstOnly, FirstStream};
 use crate::{
     bridge::{self, datagram::DatagramBridge, stream},
     config::{Limit, StreamsMode, UniMode},
     reason::{Ending, StreamEnd},
-    transport::{Datagrams, Session, SessionEvents},
+    transport::{Session, SessionEvents},
 };
 
 /// Starts a bridge for each stream and passes each datagram on, as the route says.
-#[derive(Debug)]
-pub(super) struct Events<D> {
+pub(super) struct Events<S: Session> {
     context: Arc<bridge::Context>,
-    datagrams: DatagramBridge<D>,
+    datagrams: DatagramBridge<S::Datagrams>,
+    first: FirstOnly<S>,
 }
 
-impl<D: Datagrams> Events<D> {
-    pub(super) fn new(context: Arc<bridge::Context>, datagrams: DatagramBridge<D>) -> Self {
-        Self { context, datagrams }
+impl<S: Session> Events<S> {
+    /// What a session does, and where the first bidirectional stream is to be had, should only one be
+    /// wanted.
+    pub(super) fn new(
+        context: Arc<bridge::Context>,
+        datagrams: DatagramBridge<S::Datagrams>,
+    ) -> (Self, FirstStream<S>) {
+        let (first, stream) = FirstOnly::new(context.route().settings.opens);
+        (Self { context, datagrams, first }, stream)
     }
 
     /// Does what has to be done before the client does anything.
@@ -42,10 +49,11 @@ impl<D: Datagrams> Events<D> {
     }
 }
 
-impl<S: Session> SessionEvents<S> for Events<S::Datagrams> {
+impl<S: Session> SessionEvents<S> for Events<S> {
     fn bidi(&self, mut send: S::Send, mut recv: S::Recv) {
         self.contain(move || match self.context.route().settings.streams {
             StreamsMode::PerStream => stream::bridge_bidi(&self.context, send, recv),
+            StreamsMode::PerSession => self.first.take(&self.context, send, recv),
             StreamsMode::Refuse => {
                 stream::refuse_bidi(&self.context, &mut send, &mut recv, StreamEnd::Refused);
             }

@@ -4,4 +4,6 @@ mod datagrams;
 mod endings;
 mod ledger;
 mod life;
+mod per_session;
+mod push;
 mod support;

@@ -192,6 +192,18 @@ impl SendStream for MemorySend {
         self.0.change(|pipe| pipe.reset(Some(code)));
     }
 
+    fn delivered(&self) -> impl Future<Output = bool> + Send + 'static {
+        let pipe = Arc::clone(&self.0);
+        async move {
+            pipe.wait(|pipe| {
+                let is_cut = pipe.lost || pipe.stopped.is_some() || pipe.reset.is_some();
+                let is_over = is_cut || (pipe.finished && pipe.chunks.is_empty());
+                is_over.then_some(!is_cut)
+            })
+            .await
+        }
+    }
+
     fn stopped(&self) -> impl Future<Output = SendError> + Send + 'static {
         let pipe = Arc::clone(&self.0);
         async move {
@@ -467,6 +479,10 @@ impl SessionRequest for MemoryRequest {
 
     fn head(&self) -> &RequestHead {
         &self.head
+    }
+
+    async fn gone(&mut self) -> ClientEnd {
+        self.client.session.wait(|state| state.end.clone()).await
     }
 
     fn datagrams(&self) -> MemoryDatagrams {
@@ -771,7 +787,7 @@ mod tests {
         let (mut send, mut recv) = opener.open_bidi().await.unwrap();
         let (client_send, client_recv) = client.accept_bidi().await;
         client_send.write("up").await;
-        send.write("down".into()).await.unwrap();
+        send.write(&mut "down".into()).await.unwrap();
         let mut chunks = [Bytes::new()];
         assert_eq!(recv.read_chunks(&mut chunks).await, Ok(Some(1)));
         assert_eq!(

@@ -19,7 +19,7 @@ use super::{
     guard::FirstSection,
     mailbox::{Mailbox, Note},
     protocols::{self, Form, Offer},
-    session::{self, Session},
+    session::{Incoming, Over, Session},
 };
 use crate::{
     reason::{Refusal, Refused},
@@ -125,11 +125,13 @@ impl Requests {
         // together.
         let theirs = settings.session_credit();
         let flow = Arc::new(Flow::new(self.session_credit, theirs, self.stream_window));
+        let (send, recv) = stream.split();
         Resolved::Session(Box::new(SessionRequest {
             head,
-            stream,
+            id,
+            send,
+            incoming: Incoming::new(recv, self.quic),
             flow,
-            quic: self.quic,
             mailbox: self.mailbox,
             datagrams,
             form,
@@ -202,7 +204,10 @@ async fn answer(request: &Request<()>, mut stream: Stream) {
 }
 
 /// Refuses a session. Errors mean that the client is not there to read it.
-async fn refuse(mut stream: Stream, refused: impl Into<Refused>) {
+async fn refuse<S: h3::quic::SendStream<Bytes>>(
+    mut stream: RequestStream<S, Bytes>,
+    refused: impl Into<Refused>,
+) {
     let Refused { why, retry_after_seconds } = refused.into();
     let status = StatusCode::from_u16(why.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = Response::builder()
@@ -223,8 +228,9 @@ async fn refuse(mut stream: Stream, refused: impl Into<Refused>) {
 /// A client's request for a WebTransport session.
 pub struct SessionRequest {
     head: RequestHead,
-    stream: Stream,
-    quic: quinn::Connection,
+    id: u64,
+    send: RequestStream<demux::RequestSend, Bytes>,
+    incoming: Incoming,
     mailbox: Arc<Mailbox>,
     datagrams: Datagrams,
     /// How the client writes application protocols.
@@ -238,6 +244,14 @@ impl transport::SessionRequest for SessionRequest {
 
     fn head(&self) -> &RequestHead {
         &self.head
+    }
+
+    async fn gone(&mut self) -> ClientEnd {
+        let over = self.incoming.read_to_end(&self.flow).await;
+        if !matches!(over, Over::Ended(_)) {
+            self.incoming.break_off(&mut self.send);
+        }
+        ClientEnd::from(&over)
     }
 
     fn datagrams(&self) -> Datagrams {
@@ -257,16 +271,16 @@ impl transport::SessionRequest for SessionRequest {
             response = response.header(protocols::CHOSEN, value);
         }
         let response = response.body(()).expect("the one value that is not fixed has been checked");
-        let Self { mut stream, quic, mailbox, flow, .. } = self;
+        let Self { id, mut send, incoming, mailbox, flow, .. } = self;
         // Streams and datagrams that came early go to the session before any that come now.
-        mailbox.post(Note::Accepted(stream.id().into_inner(), events, Arc::clone(&flow)));
-        match stream.send_response(response).await {
-            Ok(()) => Ok(Session::new(stream, quic, mailbox, flow)),
-            Err(error) => Err(session::client_end(&quic, &error)),
+        mailbox.post(Note::Accepted(id, events, Arc::clone(&flow)));
+        match send.send_response(response).await {
+            Ok(()) => Ok(Session::new(id, send, incoming, mailbox, flow)),
+            Err(error) => Err(incoming.end(&error)),
         }
     }
 
     async fn refuse(self, refused: impl Into<Refused> + Send) {
-        refuse(self.stream, refused).await;
+        refuse(self.send, refused).await;
     }
 }

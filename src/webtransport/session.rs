@@ -42,7 +42,7 @@ pub struct Session {
 }
 
 /// The client's half of the CONNECT stream.
-struct Incoming {
+pub(crate) struct Incoming {
     recv: RequestStream<demux::RequestRecv, Bytes>,
     quic: quinn::Connection,
     capsules: CapsuleReader,
@@ -52,13 +52,22 @@ struct Incoming {
 
 /// Why nothing more is expected of the client.
 #[derive(Debug)]
-enum Over {
+pub(crate) enum Over {
     /// It ended the session, or is gone.
     Ended(ClientEnd),
     /// What it sent on the CONNECT stream breaks the rules.
     Malformed,
     /// It opened, sent or announced what session flow control forbids.
     FlowControl,
+}
+
+impl From<&Over> for ClientEnd {
+    fn from(over: &Over) -> Self {
+        match over {
+            Over::Ended(end) => end.clone(),
+            Over::Malformed | Over::FlowControl => Self::ProtocolError,
+        }
+    }
 }
 
 impl From<FlowError> for Over {
@@ -69,15 +78,12 @@ impl From<FlowError> for Over {
 
 impl Session {
     pub(crate) fn new(
-        stream: RequestStream<demux::RequestStream, Bytes>,
-        quic: quinn::Connection,
+        id: u64,
+        send: RequestStream<demux::RequestSend, Bytes>,
+        incoming: Incoming,
         mailbox: Arc<Mailbox>,
         flow: Arc<Flow>,
     ) -> Self {
-        let id = stream.id().into_inner();
-        let (send, recv) = stream.split();
-        let (capsules, unread) = (CapsuleReader::default(), Bytes::new());
-        let incoming = Incoming { recv, quic, capsules, unread };
         let over = CancellationToken::new().drop_guard();
         Self { send, incoming, id, mailbox, flow, over, is_sending: false, end: None }
     }
@@ -109,20 +115,47 @@ impl Session {
                     _ = self.send.finish().await;
                 }
             }
-            Over::Ended(_) | Over::Malformed => self.break_off(),
+            Over::Ended(_) | Over::Malformed => self.incoming.break_off(&mut self.send),
         }
-    }
-
-    /// Ends both halves of a CONNECT stream that carries what it must not.
-    fn break_off(&mut self) {
-        self.send.stop_stream(error::H3_MESSAGE_ERROR.into());
-        self.incoming.recv.stop_sending(error::H3_MESSAGE_ERROR.into());
     }
 }
 
 impl Incoming {
+    /// Of a request stream whose header section was read.
+    pub(crate) fn new(
+        recv: RequestStream<demux::RequestRecv, Bytes>,
+        quic: quinn::Connection,
+    ) -> Self {
+        Self { recv, quic, capsules: CapsuleReader::default(), unread: Bytes::new() }
+    }
+
+    /// Ends both halves of a CONNECT stream that carries what it must not.
+    pub(crate) fn break_off(&mut self, send: &mut RequestStream<demux::RequestSend, Bytes>) {
+        send.stop_stream(error::H3_MESSAGE_ERROR.into());
+        self.recv.stop_sending(error::H3_MESSAGE_ERROR.into());
+    }
+
+    /// How a session ended whose CONNECT stream failed.
+    pub(crate) fn end(&self, error: &StreamError) -> ClientEnd {
+        match self.quic.close_reason() {
+            None => match error {
+                StreamError::RemoteTerminate { .. } => ClientEnd::Reset,
+                _ => ClientEnd::ProtocolError,
+            },
+            Some(
+                quinn::ConnectionError::ApplicationClosed(_)
+                | quinn::ConnectionError::ConnectionClosed(_),
+            ) => ClientEnd::ConnectionClosed,
+            // The gateway closes a connection with a session only because a rule was broken.
+            Some(
+                quinn::ConnectionError::LocallyClosed | quinn::ConnectionError::TransportError(_),
+            ) => ClientEnd::ProtocolError,
+            Some(_) => ClientEnd::ConnectionLost,
+        }
+    }
+
     /// Reads capsules until the client ends the session. Cancel-safe.
-    async fn read_to_end(&mut self, flow: &Flow) -> Over {
+    pub(crate) async fn read_to_end(&mut self, flow: &Flow) -> Over {
         loop {
             match self.capsules.read(&mut self.unread) {
                 Ok(Some(capsule)) => match heed(capsule, flow) {
@@ -140,7 +173,7 @@ impl Incoming {
                     return Over::Ended(ClientEnd::Closed { code: 0, reason: String::new() });
                 }
                 Ok(None) => return Over::Malformed,
-                Err(error) => return Over::Ended(client_end(&self.quic, &error)),
+                Err(error) => return Over::Ended(self.end(&error)),
             }
         }
     }
@@ -198,10 +231,7 @@ impl transport::Session for Session {
             return end.clone();
         }
         let over = self.until_over().await;
-        let end = match &over {
-            Over::Ended(end) => end.clone(),
-            Over::Malformed | Over::FlowControl => ClientEnd::ProtocolError,
-        };
+        let end = ClientEnd::from(&over);
         self.end = Some(end.clone());
         self.give_up_streams();
         // Past it the client takes nothing, not even that it is over.
@@ -236,31 +266,12 @@ impl transport::Session for Session {
                 drop(data);
                 // Where the gateway has closed the session, a reset would overtake what it said.
                 if matches!(self.end, Some(ClientEnd::Closed { .. })) {
-                    self.break_off();
+                    self.incoming.break_off(&mut self.send);
                 }
                 return;
             }
         };
         // Past it, dropping the stream tells the client that nobody listens any more.
         _ = timeout(CLOSE_PATIENCE, rest).await;
-    }
-}
-
-/// How a session ended whose CONNECT stream failed.
-pub(crate) fn client_end(quic: &quinn::Connection, error: &StreamError) -> ClientEnd {
-    match quic.close_reason() {
-        None => match error {
-            StreamError::RemoteTerminate { .. } => ClientEnd::Reset,
-            _ => ClientEnd::ProtocolError,
-        },
-        Some(
-            quinn::ConnectionError::ApplicationClosed(_)
-            | quinn::ConnectionError::ConnectionClosed(_),
-        ) => ClientEnd::ConnectionClosed,
-        // The gateway closes a connection with a session only because a rule was broken.
-        Some(quinn::ConnectionError::LocallyClosed | quinn::ConnectionError::TransportError(_)) => {
-            ClientEnd::ProtocolError
-        }
-        Some(_) => ClientEnd::ConnectionLost,
     }
 }

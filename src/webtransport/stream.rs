@@ -137,12 +137,13 @@ impl Drop for RecvStream {
 pub struct SendStream {
     stream: quinn::SendStream,
     ended: bool,
+    is_reset: bool,
     flow: Arc<Flow>,
 }
 
 impl SendStream {
     pub(crate) fn new(stream: quinn::SendStream, flow: Arc<Flow>) -> Self {
-        Self { stream, ended: false, flow }
+        Self { stream, ended: false, is_reset: false, flow }
     }
 
     /// Writes the stream's own head, which session flow control does not count.
@@ -152,7 +153,7 @@ impl SendStream {
 
     fn end(&mut self, code: u64) {
         if !self.ended {
-            self.ended = true;
+            (self.ended, self.is_reset) = (true, true);
             // An error says that the stream has ended already.
             _ = self.stream.reset(codes::quic(code));
         }
@@ -236,6 +237,17 @@ impl transport::SendStream for SendStream {
 
     fn reset(&mut self, code: u32) {
         self.end(codes::to_http3(code));
+    }
+
+    fn delivered(&self) -> impl Future<Output = bool> + Send + 'static {
+        // Of a reset stream quinn tells nothing more.
+        let stopped = (!self.is_reset).then(|| self.stream.stopped());
+        async move {
+            match stopped {
+                Some(stopped) => matches!(stopped.await, Ok(None)),
+                None => false,
+            }
+        }
     }
 
     fn stopped(&self) -> impl Future<Output = SendError> + Send + 'static {

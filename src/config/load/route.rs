@@ -4,8 +4,8 @@ use std::{collections::HashSet, sync::Arc};
 
 use super::{HOUR, MILLISECOND, all, backend::Backends, check_names};
 use crate::config::{
-    Backend, ByteSize, DatagramsMode, Endpoint, HostPattern, HostPort, Origins, Route, RoutePath,
-    StreamsMode, UniMode,
+    Backend, ByteSize, DatagramsMode, Endpoint, HostPattern, HostPort, Opens, Origins, PushMode,
+    Route, RoutePath, StreamsMode, UniMode,
     problems::{Collector, did_you_mean, join},
     raw::{self, Section},
 };
@@ -129,6 +129,8 @@ fn route(
             .map_or(Route::HALF_CLOSE_TIMEOUT, |patience| patience.0),
         datagram_queue,
         datagram_ttl,
+        opens: modes.opens,
+        push: modes.push,
     })
 }
 
@@ -171,12 +173,14 @@ fn backend(
     None
 }
 
-/// What becomes of the three kinds of traffic.
+/// What becomes of the three kinds of traffic, and what the gateway adds.
 #[derive(Clone, Copy)]
 struct Modes {
     streams: StreamsMode,
     uni: UniMode,
     datagrams: DatagramsMode,
+    opens: Opens,
+    push: PushMode,
 }
 
 impl Modes {
@@ -187,10 +191,16 @@ impl Modes {
         let without_udp = endpoints_without(backend, |endpoint| endpoint.udp.as_ref());
         let datagrams_default =
             if without_udp.is_empty() { DatagramsMode::Udp } else { DatagramsMode::Drop };
+        let streams = raw.streams.unwrap_or_default();
+        // A backend that is to see one connection for each session sees no others, unless that is written.
+        let uni_default =
+            if streams == StreamsMode::PerSession { UniMode::Refuse } else { UniMode::default() };
         let modes = Self {
-            streams: raw.streams.unwrap_or_default(),
-            uni: raw.uni.unwrap_or_default(),
+            streams,
+            uni: raw.uni.unwrap_or(uni_default),
             datagrams: raw.datagrams.unwrap_or(datagrams_default),
+            opens: raw.opens.unwrap_or_default(),
+            push: raw.push.unwrap_or_default(),
         };
         let mut need = |name: &str, needed: bool, what: &str, missing: &str, instead: &str| {
             if needed && !missing.is_empty() {
@@ -202,13 +212,19 @@ impl Modes {
                 problems.add(raw.key(name), message);
             }
         };
-        need("streams", modes.streams == StreamsMode::PerStream, "tcp", &without_tcp, "refuse");
+        need("streams", modes.streams != StreamsMode::Refuse, "tcp", &without_tcp, "refuse");
         need("uni", modes.uni == UniMode::Backend, "tcp", &without_tcp, "refuse");
         need("datagrams", modes.datagrams == DatagramsMode::Udp, "udp", &without_udp, "drop");
+        need("push", modes.push != PushMode::Off, "tcp", &without_tcp, "off");
+        if modes.opens == Opens::Gateway && streams != StreamsMode::PerSession {
+            let message = "needs streams = \"per-session\": with other modes the gateway opens no stream \
+                           of its own; for one beside the client's write push = \"bidi\"";
+            problems.add(raw.key("opens"), message);
+        }
         if modes.carry_nothing() {
             problems.add(
                 &raw.at,
-                "carries nothing: streams and uni are refused, datagrams are dropped",
+                "carries nothing: streams and uni are refused, datagrams are dropped, nothing is pushed",
             );
         }
         modes
@@ -218,6 +234,7 @@ impl Modes {
         self.streams == StreamsMode::Refuse
             && self.uni == UniMode::Refuse
             && self.datagrams == DatagramsMode::Drop
+            && self.push == PushMode::Off
     }
 }
 

@@ -4,8 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    Balance, CertificateSource, DatagramsMode, HostPort, Introduction, Limit, LogFormat, Origin,
-    Origins, ProxyProtocol, ProxyTlv, RetryPolicy, StreamsMode, UdpOpen, UniMode, known_keys,
+    Balance, CertificateSource, DatagramsMode, HostPort, Introduction, Limit, LogFormat, Opens,
+    Origin, Origins, ProxyProtocol, ProxyTlv, PushMode, RetryPolicy, StreamsMode, UdpOpen, UniMode,
+    known_keys,
 };
 
 /// A small valid file. The tests break it, one line each.
@@ -355,6 +356,38 @@ fn each_mistake_is_named_with_its_line_and_key() {
             assert!(is_said, "after\n{case}\nthis is said:\n{problems}");
         }
     }
+}
+
+#[test]
+fn a_route_with_one_connection_per_session_takes_no_other_streams_unless_it_says_so() {
+    let one = "streams = \"per-session\"\n";
+    for (keys, uni, opens) in [
+        (String::new(), UniMode::Backend, Opens::Client),
+        (one.to_owned(), UniMode::Refuse, Opens::Client),
+        (
+            format!("{one}uni = \"backend\"\nopens = \"gateway\"\n"),
+            UniMode::Backend,
+            Opens::Gateway,
+        ),
+    ] {
+        let text = VALID.replace("origins = \"any\"\n", &format!("origins = \"any\"\n{keys}"));
+        let route = &valid(&text).routes[1];
+        assert_eq!((route.uni, route.opens), (uni, opens), "{keys}");
+    }
+}
+
+#[test]
+fn a_feed_alone_is_enough_for_a_route_and_needs_tcp() {
+    let keys = "streams = \"refuse\"\nuni = \"refuse\"\npush = \"uni\"\n";
+    let text = VALID.replace("origins = \"any\"\n", &format!("origins = \"any\"\n{keys}"));
+    assert_eq!(valid(&text).routes[1].push, PushMode::Uni);
+
+    let udp_alone = text.replace("tcp = \"game-b.internal:7777\"", "udp = \"b:1\"");
+    let problems = parse(&udp_alone).unwrap_err().to_string();
+    assert!(
+        problems.contains("route[1].push: needs a tcp address on every endpoint"),
+        "{problems}"
+    );
 }
 
 #[test]

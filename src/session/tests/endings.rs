@@ -2,11 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpSocket, TcpStream},
-    time::timeout,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::support::*;
 use crate::{
@@ -153,21 +149,6 @@ async fn a_client_that_resets_while_the_backend_is_dialled_is_let_go() {
     send.reset(99);
     assert_eq!(recv.reset().await, Some(0));
     gateway.first_stream_ends(StreamEnd::ClientReset).await;
-}
-
-/// A listener that answers no more, because its queue is full.
-async fn swallowing() -> (TcpListener, Vec<TcpStream>) {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let listener = socket.listen(0).unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut queued = Vec::new();
-    let patience = Duration::from_millis(200);
-    while let Ok(stream) = timeout(patience, TcpStream::connect(address)).await {
-        queued.push(stream.unwrap());
-        assert!(queued.len() < 16, "the queue is never full");
-    }
-    (listener, queued)
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::{
-        TcpListener, TcpStream, UdpSocket,
+        TcpListener, TcpSocket, TcpStream, UdpSocket,
         tcp::{ReadHalf, WriteHalf},
     },
 };
@@ -18,8 +18,8 @@ use tokio::{
 use crate::{
     backend::{Backends, tests::settings},
     config::{
-        self, ByteSize, DatagramsMode, HostPort, Limit, Origins, PerClientLimits, Rate, RoutePath,
-        Segment, StreamsMode, UdpOpen, UniMode,
+        self, ByteSize, DatagramsMode, HostPort, Limit, Opens, Origins, PerClientLimits, PushMode,
+        Rate, RoutePath, Segment, StreamsMode, UdpOpen, UniMode,
     },
     lifecycle::Lifecycle,
     limit::Clients,
@@ -70,6 +70,8 @@ pub(super) fn route_to(backend: config::Backend) -> config::Route {
         datagram_queue: ByteSize(64 * 1024),
         // Long, so that nothing expires on a slow machine but where a test wants it.
         datagram_ttl: Duration::from_secs(600),
+        opens: Opens::Client,
+        push: PushMode::Off,
     }
 }
 
@@ -345,4 +347,19 @@ impl Logs {
 pub(super) fn pattern(bytes: usize) -> Vec<u8> {
     let words = (0_u64..).flat_map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
     words.take(bytes).collect()
+}
+
+/// A listener that answers no more, because its queue is full.
+pub(super) async fn swallowing() -> (TcpListener, Vec<TcpStream>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut queued = Vec::new();
+    let patience = Duration::from_millis(200);
+    while let Ok(stream) = tokio::time::timeout(patience, TcpStream::connect(address)).await {
+        queued.push(stream.unwrap());
+        assert!(queued.len() < 16, "the queue is never full");
+    }
+    (listener, queued)
 }

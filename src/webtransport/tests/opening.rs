@@ -29,7 +29,7 @@ async fn streams_of_the_gateways_carry_bytes_and_codes_both_ways() {
     let (session, opener) = session_with(&mut server, &options).await;
 
     let mut send = opener.open_uni().await.unwrap();
-    send.write(Bytes::from_static(b"news")).await.unwrap();
+    send.write(&mut Bytes::from_static(b"news")).await.unwrap();
     send.finish();
     let mut recv = soon(session.accept_uni()).await.unwrap();
     assert_eq!(soon(recv.read_to_end(100)).await.unwrap(), b"news");
@@ -40,7 +40,7 @@ async fn streams_of_the_gateways_carry_bytes_and_codes_both_ways() {
     let mut chunks = [Bytes::new()];
     assert_eq!(soon(recv.read_chunks(&mut chunks)).await.unwrap(), Some(1));
     assert_eq!(chunks[0], &b"question"[..]);
-    send.write(Bytes::from_static(b"answer")).await.unwrap();
+    send.write(&mut Bytes::from_static(b"answer")).await.unwrap();
     assert_eq!(soon(client_recv.read()).await.unwrap().unwrap(), &b"answer"[..]);
 
     client_send.reset(7);
@@ -48,7 +48,7 @@ async fn streams_of_the_gateways_carry_bytes_and_codes_both_ways() {
     client_recv.stop(9);
     assert_eq!(soon(send.stopped()).await, SendError::Stopped(Some(9)));
     let mut send = opener.open_uni().await.unwrap();
-    send.write(Bytes::from_static(b"cut")).await.unwrap();
+    send.write(&mut Bytes::from_static(b"cut")).await.unwrap();
     let mut recv = soon(session.accept_uni()).await.unwrap();
     assert_eq!(soon(recv.read()).await.unwrap().unwrap(), &b"cut"[..]);
     send.reset(5);
@@ -65,10 +65,10 @@ async fn the_gateway_opens_no_more_streams_than_the_session_may() {
     let open = async {
         for i in 0..50_u8 {
             let mut uni = opener.open_uni().await.unwrap();
-            uni.write(Bytes::copy_from_slice(&[i])).await.unwrap();
+            uni.write(&mut Bytes::copy_from_slice(&[i])).await.unwrap();
             uni.finish();
             let (mut send, _recv) = opener.open_bidi().await.unwrap();
-            send.write(Bytes::copy_from_slice(&[i])).await.unwrap();
+            send.write(&mut Bytes::copy_from_slice(&[i])).await.unwrap();
             send.finish();
         }
     };
