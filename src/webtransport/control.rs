@@ -28,14 +28,31 @@ pub(crate) struct Fault(pub(crate) u64);
 /// Where the client's settings are told.
 pub(crate) type SettingsSlot = Arc<watch::Sender<Option<Settings>>>;
 
+/// Where the bytes of a critical stream come from.
+pub(crate) trait Source {
+    /// The next bytes, or what it costs that there are none.
+    fn read(&mut self) -> impl Future<Output = Result<Bytes, Fault>> + Send;
+}
+
+impl Source for quinn::RecvStream {
+    /// If the connection is gone, this waits for ever: then nobody minds.
+    async fn read(&mut self) -> Result<Bytes, Fault> {
+        match self.read_chunk(READ_BYTES, true).await {
+            Ok(Some(chunk)) => Ok(chunk.bytes),
+            Err(quinn::ReadError::ConnectionLost(_)) => std::future::pending().await,
+            Ok(None) | Err(_) => Err(Fault(error::H3_CLOSED_CRITICAL_STREAM)),
+        }
+    }
+}
+
 /// Reads a critical stream for as long as the connection lives. Resolves only with a fault.
 pub(crate) async fn read_critical(
     kind: u64,
-    recv: quinn::RecvStream,
+    source: impl Source,
     first: Bytes,
     settings: SettingsSlot,
 ) -> Fault {
-    let mut bytes = Reader { recv, unread: first };
+    let mut bytes = Reader { source, unread: first };
     let fault = match kind {
         stream::CONTROL => read_control(&mut bytes, &settings).await,
         stream::QPACK_ENCODER => read_encoder(&mut bytes).await,
@@ -49,7 +66,7 @@ pub(crate) async fn read_critical(
 type Forever = Result<std::convert::Infallible, Fault>;
 
 /// Follows the frames of the control stream (RFC 9114 section 7.2).
-async fn read_control(bytes: &mut Reader, slot: &SettingsSlot) -> Forever {
+async fn read_control(bytes: &mut Reader<impl Source>, slot: &SettingsSlot) -> Forever {
     let settings = match (bytes.varint().await?, bytes.varint().await?) {
         (frame::SETTINGS, length) if length <= MAX_SETTINGS_BYTES => bytes.take(length).await?,
         (frame::SETTINGS, _) => return Err(Fault(error::H3_EXCESSIVE_LOAD)),
@@ -110,7 +127,7 @@ impl Ids {
 }
 
 /// With a table without room, an encoder can only say that its capacity is 0 (RFC 9204 section 4.3.1).
-async fn read_encoder(bytes: &mut Reader) -> Forever {
+async fn read_encoder(bytes: &mut Reader<impl Source>) -> Forever {
     const SET_CAPACITY_ZERO: u8 = 0x20;
     loop {
         if bytes.byte().await? != SET_CAPACITY_ZERO {
@@ -120,7 +137,7 @@ async fn read_encoder(bytes: &mut Reader) -> Forever {
 }
 
 /// The gateway inserts nothing, so a decoder can only cancel streams (RFC 9204 section 4.4.2).
-async fn read_decoder(bytes: &mut Reader) -> Forever {
+async fn read_decoder(bytes: &mut Reader<impl Source>) -> Forever {
     const CANCELLATION: u8 = 0x40;
     const PREFIX: u8 = 0x3f;
     loop {
@@ -135,20 +152,16 @@ async fn read_decoder(bytes: &mut Reader) -> Forever {
 }
 
 /// Reads a stream that must not end.
-struct Reader {
-    recv: quinn::RecvStream,
+struct Reader<S> {
+    source: S,
     unread: Bytes,
 }
 
-impl Reader {
-    /// Waits for bytes. If the connection is gone, for ever: then nobody minds.
+impl<S: Source> Reader<S> {
+    /// Waits for bytes.
     async fn fill(&mut self) -> Result<(), Fault> {
         while self.unread.is_empty() {
-            match self.recv.read_chunk(READ_BYTES, true).await {
-                Ok(Some(chunk)) => self.unread = chunk.bytes,
-                Err(quinn::ReadError::ConnectionLost(_)) => std::future::pending().await,
-                Ok(None) | Err(_) => return Err(Fault(error::H3_CLOSED_CRITICAL_STREAM)),
-            }
+            self.unread = self.source.read().await?;
         }
         Ok(())
     }

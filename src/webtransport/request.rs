@@ -70,26 +70,23 @@ impl Requests {
             // h3 has reset the stream, or the client has; where it takes too long, dropping it does.
             Ok(Err(_)) | Err(_) => return Resolved::Answered,
         };
-        let why = match self.notes.take(id) {
-            Some(FirstSection::Request(_)) if request.method() != Method::CONNECT => {
+        match Wanted::of(self.notes.take(id), request.method()) {
+            Wanted::Session(protocol) => self.session(&request, stream, protocol).await,
+            Wanted::Page => {
                 answer(&request, stream).await;
-                return Resolved::Answered;
+                Resolved::Answered
             }
-            Some(FirstSection::Request(Some(
-                protocol @ (Protocol::WebTransport | Protocol::WebTransportH3),
-            ))) => return self.session(&request, stream, protocol).await,
-            // A plain CONNECT asks for a tunnel, which the gateway is not, either (RFC 9220 section 3).
-            Some(FirstSection::Request(_)) => Refusal::UnknownProtocol,
-            Some(FirstSection::TooLarge) => Refusal::HeadersTooLarge,
-            Some(FirstSection::Malformed) => {
+            Wanted::Refused(why) => {
+                refuse(stream, why).await;
+                Resolved::Refused(why)
+            }
+            Wanted::Malformed => {
                 stream.stop_stream(Code::H3_MESSAGE_ERROR);
                 stream.stop_sending(Code::H3_MESSAGE_ERROR);
-                return Resolved::Refused(Refusal::BadRequest);
+                Resolved::Refused(Refusal::BadRequest)
             }
-            Some(FirstSection::Response) | None => return Resolved::Answered,
-        };
-        refuse(stream, why).await;
-        Resolved::Refused(why)
+            Wanted::Nothing => Resolved::Answered,
+        }
     }
 
     /// Waits for the client's settings, which say what it speaks (draft section 3.1): they are on
@@ -113,10 +110,13 @@ impl Requests {
         let dialect = Dialect::negotiated(&settings, protocol);
         let offered = request.headers().get_all(protocols::AVAILABLE).iter();
         let Offer { protocols, form } = Offer::read(offered, dialect);
-        let Some(head) = self.head(request, dialect, protocols) else {
+        let client = self.quic.remote_address();
+        let local = self.quic.local_ip().map(|ip| SocketAddr::new(ip, self.local.port()));
+        let Some(head) = head(request, dialect, protocols, client, local) else {
             refuse(stream, Refusal::BadRequest).await;
             return Resolved::Refused(Refusal::BadRequest);
         };
+        let head = RequestHead { tls: tls(&self.quic).map(Arc::new), ..head };
         let id = stream.id().into_inner();
         let datagrams = Datagrams::new(self.quic.clone(), id, settings.datagrams());
         // Without flow control on both sides a connection should have one session, and further requests be
@@ -138,44 +138,79 @@ impl Requests {
             says_draft02: request.headers().contains_key("sec-webtransport-http3-draft02"),
         }))
     }
+}
 
-    fn head(
-        &self,
-        request: &Request<()>,
-        dialect: Dialect,
-        protocols: Vec<String>,
-    ) -> Option<RequestHead> {
-        let uri = request.uri();
-        let path_and_query = uri.path_and_query()?;
-        if uri.scheme_str() != Some("https") || path_and_query.path().is_empty() {
-            return None;
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Wanted {
+    /// A session, by this `:protocol`.
+    Session(Protocol),
+    /// What ordinary requests get.
+    Page,
+    /// What the gateway does not do.
+    Refused(Refusal),
+    /// Nothing that could be told: it breaks the rules of HTTP.
+    Malformed,
+    /// It is no request.
+    Nothing,
+}
+
+impl Wanted {
+    /// From what the guard noted of a request, and the method that h3 has read.
+    pub(crate) fn of(noted: Option<FirstSection>, method: &Method) -> Self {
+        match noted {
+            Some(FirstSection::Request(_)) if method != Method::CONNECT => Self::Page,
+            Some(FirstSection::Request(Some(
+                protocol @ (Protocol::WebTransport | Protocol::WebTransportH3),
+            ))) => Self::Session(protocol),
+            // A plain CONNECT asks for a tunnel, which the gateway is not, either (RFC 9220 section 3).
+            Some(FirstSection::Request(_)) => Self::Refused(Refusal::UnknownProtocol),
+            Some(FirstSection::TooLarge) => Self::Refused(Refusal::HeadersTooLarge),
+            Some(FirstSection::Malformed) => Self::Malformed,
+            Some(FirstSection::Response) | None => Self::Nothing,
         }
-        let mut origins = request.headers().get_all(header::ORIGIN).iter();
-        let origin = match (origins.next(), origins.next()) {
-            (None, _) => None,
-            (Some(origin), None) => Some(origin.to_str().ok()?.to_owned()),
-            // Two origins are none that could be trusted.
-            (Some(_), Some(_)) => return None,
-        };
-        Some(RequestHead {
-            authority: uri.authority()?.as_str().to_owned(),
-            path: path_and_query.path().to_owned(),
-            query: path_and_query.query().map(str::to_owned),
-            protocols,
-            origin,
-            client: self.quic.remote_address(),
-            local: self.quic.local_ip().map(|ip| SocketAddr::new(ip, self.local.port())),
-            dialect: dialect.word(),
-            tls: self.tls().map(Arc::new),
-        })
     }
+}
 
-    fn tls(&self) -> Option<Tls> {
-        let data = self.quic.handshake_data()?.downcast::<HandshakeData>().ok()?;
-        let HandshakeData { protocol, server_name, .. } = *data;
-        // QUIC has no other version (RFC 9001 section 4.2).
-        Some(Tls { version: "TLSv1.3", alpn: protocol.unwrap_or_default(), server_name })
+/// What QUIC's handshake told of TLS.
+fn tls(quic: &quinn::Connection) -> Option<Tls> {
+    let data = quic.handshake_data()?.downcast::<HandshakeData>().ok()?;
+    let HandshakeData { protocol, server_name, .. } = *data;
+    // QUIC has no other version (RFC 9001 section 4.2).
+    Some(Tls { version: "TLSv1.3", alpn: protocol.unwrap_or_default(), server_name })
+}
+
+/// What the routes are asked, but for what TLS says. `None`: the request is a bad one.
+pub(crate) fn head(
+    request: &Request<()>,
+    dialect: Dialect,
+    protocols: Vec<String>,
+    client: SocketAddr,
+    local: Option<SocketAddr>,
+) -> Option<RequestHead> {
+    let uri = request.uri();
+    let path_and_query = uri.path_and_query()?;
+    if uri.scheme_str() != Some("https") || path_and_query.path().is_empty() {
+        return None;
     }
+    let mut origins = request.headers().get_all(header::ORIGIN).iter();
+    let origin = match (origins.next(), origins.next()) {
+        (None, _) => None,
+        (Some(origin), None) => Some(origin.to_str().ok()?.to_owned()),
+        // Two origins are none that could be trusted.
+        (Some(_), Some(_)) => return None,
+    };
+    Some(RequestHead {
+        authority: uri.authority()?.as_str().to_owned(),
+        path: path_and_query.path().to_owned(),
+        query: path_and_query.query().map(str::to_owned),
+        protocols,
+        origin,
+        client,
+        local,
+        dialect: dialect.word(),
+        tls: None,
+    })
 }
 
 /// Answers an ordinary request. Errors mean that the client is not there to read it.
