@@ -1,6 +1,11 @@
 //! Everything that is wrong with a configuration, and where.
 
-use std::{collections::HashMap, fmt, ops::RangeInclusive, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt::{self, Write as _},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use toml::de::{DeTable, DeValue};
 
@@ -34,9 +39,22 @@ impl fmt::Display for Problems {
             if !problem.key.is_empty() {
                 write!(f, "{}: ", problem.key)?;
             }
-            writeln!(f, "{}", problem.message)?;
+            writeln!(f, "{}", Printable(&problem.message))?;
         }
         Ok(())
+    }
+}
+
+/// A message on one line. What a file says may have any characters; none of them is to make one problem
+/// look like two, or to reach a terminal that obeys it.
+struct Printable<'a>(&'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c.is_control() {
+            true => write!(f, "{}", c.escape_debug()),
+            false => f.write_char(c),
+        })
     }
 }
 
@@ -202,6 +220,14 @@ mod tests {
         ] {
             assert_eq!(did_you_mean(found, known), wanted, "{found}");
         }
+    }
+
+    #[test]
+    fn no_word_of_a_file_reaches_the_terminal_as_a_command() {
+        let message = "cannot read a\u{1b}[31mb\nc\0: ä".to_owned();
+        let problems = vec![Problem { line: Some(2), key: "log".to_owned(), message }];
+        let printed = Problems { file: "t.toml".to_owned(), problems }.to_string();
+        assert_eq!(printed, "t.toml:2: log: cannot read a\\u{1b}[31mb\\nc\\0: ä\n");
     }
 
     #[test]

@@ -1,4 +1,10 @@
-use std::{env, fs, path::PathBuf, process, sync::Arc};
+use std::{
+    env, fs,
+    path::PathBuf,
+    process,
+    sync::{Arc, mpsc},
+    thread,
+};
 
 use proptest::prelude::*;
 
@@ -460,6 +466,22 @@ fn a_secret_is_read_without_its_line_end_and_never_shown() {
     for shown in [config.effective(), format!("{config:?}")] {
         assert!(shown.contains("***") && !shown.contains("0123456789"), "{shown}");
     }
+}
+
+/// Opening a pipe waits for somebody who writes into it, which may be never.
+#[test]
+fn a_pipe_is_no_file_and_is_not_waited_for() {
+    let folder = Scratch::new("pipe");
+    let pipe = folder.0.join("pipe");
+    assert!(process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let text = VALID.replace("workers = 2", "secret = { file = \"pipe\" }");
+    let base = folder.0.clone();
+    let (done, read) = mpsc::channel();
+    thread::spawn(move || done.send(Config::parse(&text, "t.toml", &base)));
+
+    let problems = read.recv_timeout(Duration::from_secs(10)).expect("an answer").unwrap_err();
+
+    assert!(problems.to_string().contains("pipe: it is not a file"), "{problems}");
 }
 
 #[test]
