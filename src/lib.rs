@@ -50,6 +50,9 @@ pub mod client;
 pub mod config;
 #[allow(clippy::disallowed_types, reason = "owns quinn, rustls and socket2")]
 pub mod edge;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod gateway;
 pub mod lifecycle;
 pub mod limit;

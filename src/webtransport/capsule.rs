@@ -114,6 +114,15 @@ impl CapsuleReader {
         }
     }
 
+    /// Bytes that are held, for those who check the bound on them.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn held(&self) -> usize {
+        match &self.state {
+            State::Head(bytes) | State::Body(_, _, bytes) => bytes.capacity(),
+            State::Skip(_) => 0,
+        }
+    }
+
     /// Whether the stream may end here: not within a capsule.
     pub(crate) fn at_boundary(&self) -> bool {
         matches!(&self.state, State::Head(head) if head.is_empty())

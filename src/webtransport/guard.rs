@@ -163,6 +163,17 @@ impl Guard {
         }
     }
 
+    /// Bytes that are held, for those who check the bound on them.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn held(&self) -> usize {
+        let unread: usize = self.unread.iter().map(Bytes::len).sum();
+        let begun = match &self.state {
+            State::Head(bytes) | State::Section(_, bytes) => bytes.capacity(),
+            State::Data(_) | State::Skip(_) => 0,
+        };
+        unread + begun
+    }
+
     /// Begins a frame; yields its head if h3 shall see it at once.
     fn begin(&mut self, kind: u64, length: u64, head: Bytes) -> Result<Option<Bytes>, Violation> {
         match kind {

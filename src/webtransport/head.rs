@@ -96,7 +96,7 @@ impl ReadHead {
 }
 
 /// What the bytes so far say, and how many of them the head takes.
-fn parse(read: &[u8], is_bidi: bool) -> Option<(Kind, usize)> {
+pub(crate) fn parse(read: &[u8], is_bidi: bool) -> Option<(Kind, usize)> {
     let (kind, n) = varint::peek(read)?;
     let marker = if is_bidi { codes::STREAM_BIDI } else { codes::STREAM_UNI };
     if kind == marker {
