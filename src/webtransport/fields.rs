@@ -147,8 +147,11 @@ fn protocol(token: &[u8]) -> Protocol {
     }
 }
 
+/// Path and query, without a fragment (RFC 9114 section 4.3.1): h3 would cut that off, and so see another
+/// path than the one that was sent.
 fn is_path(path: &[u8], method: &[u8]) -> bool {
-    path.starts_with(b"/") || (path == b"*" && method == b"OPTIONS")
+    let is_path = path.starts_with(b"/") && !path.contains(&b'#');
+    is_path || (path == b"*" && method == b"OPTIONS")
 }
 
 #[cfg(test)]
@@ -208,6 +211,7 @@ mod tests {
             (":path", ""),
             (":path", "game"),
             (":path", "/ga me"),
+            (":path", "/game#here"),
             (":authority", ""),
             (":authority", "me@a.org"),
             (":scheme", ""),

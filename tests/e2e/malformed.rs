@@ -118,6 +118,7 @@ fn malformed_requests() -> Vec<Vec<u8>> {
         (":status", "200"),
         (":path", ""),
         (":path", "echo"),
+        (":path", "/echo#here"),
         (":authority", ""),
         (":authority", "me@localhost"),
         (":scheme", ""),
