@@ -299,7 +299,8 @@ pub struct Limits {
     pub retry_above_handshakes: Limit,
     /// Sessions. Above it new ones are refused with 503. Default 100,000.
     pub sessions: Limit,
-    /// Bytes of a request's header section (RFC 9114 section 4.2.2). Default 16 KiB.
+    /// Bytes of a request's header section (RFC 9114 section 4.2.2). Default 16 KiB. Whatever it is, a
+    /// section has at most 16,384 fields.
     pub header_bytes: ByteSize,
     /// Streams held per connection for sessions that are not accepted yet. Default 64.
     pub early_streams: u32,

@@ -313,7 +313,13 @@ fn take(unread: &mut VecDeque<Bytes>, most: usize) -> Option<Bytes> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::qpack::tests::field, *};
+    use super::{
+        super::{
+            in_memory,
+            qpack::{MOST_FIELDS, tests::field},
+        },
+        *,
+    };
     use proptest::prelude::*;
 
     const MAX: u64 = 300;
@@ -393,6 +399,24 @@ mod tests {
             let (what, seen) = noted(section);
             assert_eq!(what, Some(FirstSection::TooLarge));
             assert!(seen.windows(7).any(|text| text == b"invalid"));
+        }
+    }
+
+    /// With `limits.header_bytes` near its highest, a request had room for more fields than h3's map, and a
+    /// client could make the connection's task panic.
+    #[test]
+    fn a_request_with_more_fields_than_h3_can_take_is_too_large() {
+        const MEBIBYTE: u64 = 1 << 20;
+        for (more, wanted) in [
+            (25_000, FirstSection::TooLarge),
+            (MOST_FIELDS - GET.len() + 1, FirstSection::TooLarge),
+            (MOST_FIELDS - GET.len(), FirstSection::Request(None)),
+        ] {
+            let fields: Vec<_> = GET.into_iter().chain((0..more).map(|_| ("x", ""))).collect();
+            let request = frame_of(frame::HEADERS, &section(&fields));
+            let exchange = in_memory::exchange(request.into(), MEBIBYTE);
+            assert_eq!(exchange.noted, Some(wanted), "{more}");
+            assert!(exchange.request.is_ok());
         }
     }
 

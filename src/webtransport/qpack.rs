@@ -20,6 +20,10 @@ use self::table::STATIC;
 /// What each field costs beside its bytes (RFC 9114 section 4.2.2).
 const FIELD_OVERHEAD: usize = 32;
 
+/// Most fields of a section, however large it may be: h3 collects them in `http`'s map, which panics
+/// when it is to hold more than 24,576.
+pub(super) const MOST_FIELDS: usize = 16_384;
+
 /// A field line, decoded.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Field {
@@ -33,7 +37,7 @@ pub(crate) enum BadSection {
     /// It cannot be decoded (RFC 9204 section 2.2).
     #[error("field section cannot be decoded")]
     Undecodable,
-    /// Its fields are larger than allowed.
+    /// Its fields are larger than allowed, or too many.
     #[error("field section is too large")]
     TooLarge,
 }
@@ -51,7 +55,7 @@ pub(crate) fn decode(section: &[u8], most: u64) -> Result<Vec<Field>, BadSection
     while walk.at < section.len() {
         let field = walk.field()?;
         size += (field.name.len() + field.value.len() + FIELD_OVERHEAD) as u64;
-        if size > most {
+        if size > most || fields.len() == MOST_FIELDS {
             return Err(BadSection::TooLarge);
         }
         fields.push(field);
