@@ -12,6 +12,7 @@
 
 mod capsules;
 mod config;
+#[allow(clippy::disallowed_types, reason = "looks at what h3 makes of a request")]
 mod connect_request;
 mod field_section;
 mod guard;

@@ -42,7 +42,7 @@ fn size(fields: &[Field]) -> u64 {
 /// What `http`, and with it h3, would refuse must not pass.
 fn check_trailers(fields: &[Field]) {
     if fields::check_trailers(fields).is_ok() {
-        assert!(fields.iter().all(|field| is_field(field)));
+        assert!(fields.iter().all(is_field));
     }
 }
 

@@ -10,8 +10,10 @@ use self::seeds::{Line, frame, section, varints};
 use super::connect_request::Outcome;
 use crate::{config::known_keys, reason::Refusal, webtransport::varint};
 
+type Target = fn(&[u8]);
+
 /// Every target by its name, which is that of its folder in `fuzz/seeds`.
-const TARGETS: [(&str, fn(&[u8])); 8] = [
+const TARGETS: [(&str, Target); 8] = [
     ("capsules", super::capsules),
     ("config", super::config),
     ("connect_request", super::connect_request),
