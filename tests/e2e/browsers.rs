@@ -171,6 +171,47 @@ async fn what_it_says_reaches_the_backend_as_it_was_said(kind: Browser) {
 }
 
 #[tokio::test]
+async fn chromium_takes_the_streams_that_the_gateway_opens() {
+    takes_the_streams_that_the_gateway_opens(Browser::Chromium).await;
+}
+
+#[tokio::test]
+async fn firefox_takes_the_streams_that_the_gateway_opens() {
+    takes_the_streams_that_the_gateway_opens(Browser::Firefox).await;
+}
+
+async fn takes_the_streams_that_the_gateway_opens(kind: Browser) {
+    let backend = TcpBackend::bind().await;
+    let shell = "streams = \"per-session\"\nopens = \"gateway\"";
+    let gateway = Setup::new()
+        .route_with("/feed", Some(backend.address()), None, "push = \"uni\"")
+        .route_with("/shell", Some(backend.address()), None, shell)
+        .start()
+        .await;
+    let case = json!([{
+        "case": "incoming", "unidirectional": "/feed", "bidirectional": "/shell",
+        "text": "hear, hear", "answer": "who is there?",
+        "code": 10, "reason": "backend_finished",
+    }]);
+    let Some((mut page, browser)) = show(kind, &gateway, case).await else { return };
+    // A browser may take longer to start than anything else may take.
+    page.event(&browser, "incoming", "open").await;
+    let mut feed = backend.accept().await;
+    soon(tokio::io::AsyncWriteExt::write_all(&mut feed, b"hear, hear")).await.unwrap();
+    drop(feed);
+    let mut shell = backend.accept().await;
+    let (answer, ended) = read_to_end(&mut shell).await;
+    assert_eq!((&answer[..], ended.is_ok()), (&b"who is there?"[..], true));
+    soon(tokio::io::AsyncWriteExt::write_all(&mut shell, b"hear, hear")).await.unwrap();
+    drop(shell);
+    // The page does not close this session: the end of its connection does.
+    page.passed(&browser, "incoming").await;
+    gateway.session_ends("backend_finished", 1.0).await;
+    drop(browser);
+    gateway.shut_down().await;
+}
+
+#[tokio::test]
 async fn chromium_learns_code_and_reason_when_the_gateway_closes() {
     learns_code_and_reason_when_the_gateway_closes(Browser::Chromium).await;
 }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use tokio::io::AsyncWriteExt;
 use wtransport::{ClientConfig, Endpoint, tls::Sha256Digest};
 
-use crate::harness::{TestGateway, pattern, soon};
+use crate::harness::{Setup, TcpBackend, TestGateway, expect_text, pattern, soon};
 
 async fn connect(gateway: &TestGateway, path: &str) -> Result<wtransport::Connection, String> {
     let config = ClientConfig::builder()
@@ -40,6 +41,54 @@ async fn wtransport_echoes_streams_and_datagrams() {
     connection.send_datagram(b"from afar").unwrap();
     let datagram = soon(connection.receive_datagram()).await.unwrap();
     assert_eq!(&datagram.payload()[..], b"from afar");
+    drop(connection);
+    gateway.is_empty().await;
+    gateway.shut_down().await;
+}
+
+#[tokio::test]
+async fn wtransport_takes_the_streams_that_the_gateway_opens() {
+    let feed = TcpBackend::bind().await;
+    let setup =
+        Setup::new().route_with("/feed", Some(feed.address()), None, "push = \"uni\"").route_with(
+            "/shell",
+            Some(feed.address()),
+            None,
+            "streams = \"per-session\"\nopens = \"gateway\"",
+        );
+    let gateway = setup.start().await;
+    let news = pattern(200_000, 8);
+    let connection = connect(&gateway, "/feed").await.unwrap();
+    let mut backend = feed.accept().await;
+    let mut recv = soon(connection.accept_uni()).await.unwrap();
+    let (written, read) = soon(async {
+        let write = async {
+            backend.write_all(&news).await?;
+            backend.shutdown().await
+        };
+        let mut all = Vec::new();
+        tokio::join!(write, async {
+            let mut buffer = vec![0; 65_536];
+            while let Some(n) = recv.read(&mut buffer).await.unwrap() {
+                all.extend_from_slice(&buffer[..n]);
+            }
+            all
+        })
+    })
+    .await;
+    written.unwrap();
+    assert!(read == news, "what came differs");
+    drop(connection);
+
+    let connection = connect(&gateway, "/shell").await.unwrap();
+    let mut backend = feed.accept().await;
+    backend.write_all(b"login: ").await.unwrap();
+    let (mut send, mut recv) = soon(connection.accept_bi()).await.unwrap();
+    let mut prompt = [0; 7];
+    soon(recv.read_exact(&mut prompt)).await.unwrap();
+    assert_eq!(&prompt, b"login: ");
+    send.write_all(b"root\n").await.unwrap();
+    expect_text(&mut backend, b"root\n").await;
     drop(connection);
     gateway.is_empty().await;
     gateway.shut_down().await;

@@ -29,3 +29,5 @@ mod migration;
 mod raw;
 mod routing;
 mod sessions;
+mod shapes;
+mod stalls;

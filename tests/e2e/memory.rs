@@ -23,10 +23,10 @@ const MIB: u64 = 1024 * 1024;
 const ALLOWED: u64 = 16 * MIB;
 
 /// A gateway in a process of its own. Dropping it kills it.
-struct GatewayProcess {
+pub(crate) struct GatewayProcess {
     child: Child,
-    address: SocketAddr,
-    hash: [u8; 32],
+    pub(crate) address: SocketAddr,
+    pub(crate) hash: [u8; 32],
     /// Where its configuration is: kept until it has been read.
     _folder: Folder,
 }
@@ -42,7 +42,12 @@ impl Drop for Folder {
 
 impl GatewayProcess {
     async fn start(name: &str) -> Self {
-        let (tcp, udp) = (echo_tcp().await, echo_udp().await);
+        Self::start_before(name, echo_tcp().await).await
+    }
+
+    /// One with this TCP server at `/echo`.
+    pub(crate) async fn start_before(name: &str, tcp: SocketAddr) -> Self {
+        let udp = echo_udp().await;
         let folder =
             Folder(std::env::temp_dir().join(format!("tidegate-{name}-{}", std::process::id())));
         std::fs::create_dir_all(&folder.0).unwrap();
@@ -81,7 +86,7 @@ impl GatewayProcess {
     }
 
     /// The most memory that it ever had, in bytes.
-    fn peak(&self) -> u64 {
+    pub(crate) fn peak(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
