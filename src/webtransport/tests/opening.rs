@@ -55,6 +55,31 @@ async fn streams_of_the_gateways_carry_bytes_and_codes_both_ways() {
     assert_eq!(soon(recv.read()).await, Err(StreamError::Ended(5)));
 }
 
+#[tokio::test]
+async fn a_stream_is_delivered_if_it_ends_cleanly_and_the_client_wants_it() {
+    let mut server = server();
+    let options = options(&server);
+    let (session, opener) = session_with(&mut server, &options).await;
+    let mut whole = opener.open_uni().await.unwrap();
+    whole.write(vec![1; 100_000].into()).await.unwrap();
+    whole.finish();
+    assert!(soon(whole.delivered()).await, "nobody has read it, but it is there");
+    let mut recv = soon(session.accept_uni()).await.unwrap();
+    assert_eq!(soon(recv.read_to_end(200_000)).await.unwrap().len(), 100_000);
+
+    let mut reset = opener.open_uni().await.unwrap();
+    reset.reset(1);
+    assert!(!soon(reset.delivered()).await);
+    let mut unwanted = opener.open_uni().await.unwrap();
+    soon(session.accept_uni()).await.unwrap().stop(2);
+    assert_eq!(soon(unwanted.stopped()).await, SendError::Stopped(Some(2)));
+    unwanted.finish();
+    assert!(!soon(unwanted.delivered()).await);
+    let lost = opener.open_uni().await.unwrap();
+    session.quic().close(super::super::no_error(), b"");
+    assert!(!soon(lost.delivered()).await);
+}
+
 /// The client closes a session that opens more than it may, so reaching the end is the proof.
 #[tokio::test]
 async fn the_gateway_opens_no_more_streams_than_the_session_may() {
