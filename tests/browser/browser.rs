@@ -85,8 +85,8 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Starts the browser without a window and shows `url`.
-    pub(crate) fn show(browser: Browser, program: &Path, url: &str) -> Self {
+    /// Starts the browser without a window, with further arguments, and shows `url`.
+    pub(crate) fn show(browser: Browser, program: &Path, more: &[String], url: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let profile =
@@ -95,6 +95,7 @@ impl Window {
         let said = fs::File::create(profile.join(SAID)).expect("a file for what the browser says");
         let process = Command::new(program)
             .args(browser.arguments(&profile))
+            .args(more)
             .arg(url)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -255,6 +256,9 @@ impl Gates {
     }
 }
 
+/// What browsers want to be told of a module.
+const SCRIPT: &str = "text/javascript";
+
 struct Site {
     config: String,
     sender: mpsc::Sender<Report>,
@@ -268,6 +272,10 @@ impl Site {
         let Some((target, body)) = read_request(&mut stream).await? else { return Ok(()) };
         let (status, content_type, answer) = match target.split_once('?').unwrap_or((&target, "")) {
             ("/", _) => ("200 OK", "text/html", include_str!("page.html")),
+            ("/session.js", _) => ("200 OK", SCRIPT, include_str!("session.js")),
+            ("/cases/endings.js", _) => ("200 OK", SCRIPT, include_str!("cases/endings.js")),
+            ("/cases/requests.js", _) => ("200 OK", SCRIPT, include_str!("cases/requests.js")),
+            ("/cases/traffic.js", _) => ("200 OK", SCRIPT, include_str!("cases/traffic.js")),
             ("/config.json", _) => ("200 OK", "application/json", self.config.as_str()),
             ("/left", _) => {
                 self.report(Report::Left).await;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tracing::trace;
 
 use super::{Context, Cut, Progress, backend_broke};
 use crate::{
@@ -64,9 +65,10 @@ pub(super) async fn pump(
     };
     match error {
         SendError::Lost => Err(Cut(StreamEnd::ConnectionLost)),
-        SendError::Stopped(code) => {
+        SendError::Stopped(client_code) => {
+            trace!(client_code, "The client stopped reading a stream.");
             // RFC 9000 section 3.5: who is asked to stop resets, with the code it was given.
-            send.reset(code.unwrap_or(0));
+            send.reset(client_code.unwrap_or(0));
             books.end(StreamEnd::ClientStopped);
             progress.hold(false);
             progress.end_down();
