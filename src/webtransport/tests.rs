@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// Echoes streams and datagrams; `/refuse` is refused, `/bye` is closed by the server, on `/hold` no stream
+/// Echoes streams and datagrams; `/refuse` is refused, `/bye` and `/long` are closed by the server, on `/hold` no stream
 /// is read before a datagram comes, and on `/deaf` nothing of the session itself.
 struct Echo {
     datagrams: super::Datagrams,
@@ -101,7 +101,11 @@ async fn run(request: SessionRequest, told: Told) {
     if request.head().path == "/refuse" {
         return request.refuse(Refusal::OriginNotAllowed).await;
     }
-    let closes = request.head().path == "/bye";
+    let closes = match request.head().path.as_str() {
+        "/bye" => Some((77, "bye".to_owned())),
+        "/long" => Some((u32::MAX, format!("x{}", "ä".repeat(600)))),
+        _ => None,
+    };
     let over = CancellationToken::new();
     let _ended = over.clone().drop_guard();
     let hold = |path| (request.head().path == path).then(Arc::<Notify>::default);
@@ -109,8 +113,8 @@ async fn run(request: SessionRequest, told: Told) {
     let held = held.or_else(|| deaf.clone());
     let events = Arc::new(Echo { datagrams: request.datagrams(), over, held });
     let mut session = request.accept(None, events).await.unwrap();
-    if closes {
-        return session.close(77, "bye").await;
+    if let Some((code, reason)) = closes {
+        return session.close(code, &reason).await;
     }
     if let Some(deaf) = deaf {
         deaf.notified().await;
@@ -280,6 +284,15 @@ async fn closes_carry_code_and_reason_both_ways() {
 
     let session = server.session("/bye").await.unwrap();
     let told = Closed::ByServer { code: 77, reason: "bye".to_owned() };
+    assert_eq!(session.closed().await, told);
+}
+
+/// 1,024 bytes may be sent: one of "x", and 511 times two. One byte more would cut the last character.
+#[tokio::test]
+async fn a_reason_that_is_too_long_is_told_up_to_a_whole_character() {
+    let server = server();
+    let session = server.session("/long").await.unwrap();
+    let told = Closed::ByServer { code: u32::MAX, reason: format!("x{}", "ä".repeat(511)) };
     assert_eq!(session.closed().await, told);
 }
 

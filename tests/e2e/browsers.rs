@@ -58,7 +58,7 @@ impl Write for Log {
     }
 }
 
-fn keep_log() {
+pub(crate) fn keep_log() {
     // An error says that it is kept already.
     _ = tracing_subscriber::fmt()
         .with_env_filter("tidegate::bridge=trace,tidegate::session=info")
@@ -69,7 +69,7 @@ fn keep_log() {
 
 /// Waits for a line with all of this. Other tests write to the same log: what is looked for must be this
 /// test's own.
-async fn logged(parts: &[&str]) {
+pub(crate) async fn logged(parts: &[&str]) {
     let text = || {
         let log = LOG.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&log).into_owned()

@@ -11,6 +11,7 @@
 #[path = "../browser/browser.rs"]
 mod browser;
 mod browsers;
+mod closes;
 mod datagrams;
 mod drain;
 mod endings;
