@@ -7,8 +7,8 @@ use std::{
 };
 
 pub(crate) use super::client_info::tests::client;
-use super::*;
-use crate::config::{HostPort, Keepalive, ProxyProtocol};
+use super::{client_info::tests::with_head, *};
+use crate::config::{Field, HostPort, Keepalive, Piece, Preamble, ProxyProtocol, ProxyTlv};
 
 /// Settings of a backend with these TCP endpoints, named "0", "1", ...
 pub(crate) fn settings(tcp: &[SocketAddr]) -> config::Backend {
@@ -203,6 +203,46 @@ async fn the_header_comes_before_anything_else() {
     let mut seen = String::new();
     listener.accept().unwrap().0.read_to_string(&mut seen).unwrap();
     assert_eq!(seen, "PROXY TCP4 192.0.2.1 203.0.113.9 5 443\r\nhello");
+}
+
+/// It is written at once, and a new socket has to take all of it.
+#[tokio::test]
+async fn the_longest_introduction_fits_into_a_new_connection() {
+    let longest = "x".repeat(Preamble::MOST_VALUE_BYTES);
+    let long = with_head(|head| {
+        head.path = format!("/{}", "x".repeat(2 * 1024 * 1024));
+        head.origin = Some(longest.clone());
+    });
+    let (listener, address) = listening();
+    let mut settings = settings(&[address]);
+    settings.proxy_protocol = ProxyProtocol::V2;
+    settings.introduction.tlvs = vec![ProxyTlv::Origin, ProxyTlv::Path];
+    let field = |_| [Piece::Field(Field::Origin), Piece::Text("x".repeat(64))];
+    let pieces = (0..16).flat_map(field).collect();
+    settings.introduction.preamble = Some(Preamble { pieces });
+    let (backend, _metrics) = backend(settings);
+
+    let tcp = backend.pick().unwrap().dial(&long).await.unwrap();
+    tcp.close();
+    let mut seen = Vec::new();
+    listener.accept().unwrap().0.read_to_end(&mut seen).unwrap();
+    let header = 16 + 12 + 3 + longest.len() + 3 + 1;
+    assert_eq!(seen.len(), header + 16 * (longest.len() + 64));
+}
+
+/// Half of it would look like another client's.
+#[tokio::test]
+async fn an_introduction_that_the_kernel_does_not_take_whole_fails_the_connection() {
+    let (listener, address) = listening();
+    let mut settings = settings(&[address]);
+    let pieces = vec![Piece::Text("x".repeat(64 * 1024 * 1024))];
+    settings.introduction.preamble = Some(Preamble { pieces });
+    let (backend, _metrics) = backend(settings);
+
+    let error = backend.pick().unwrap().dial(&client()).await.unwrap_err();
+    assert!(matches!(error, DialError::Failed(_)), "{error:?}");
+    let end = listener.accept().unwrap().0.read_to_end(&mut Vec::new()).unwrap_err();
+    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use tokio::{
 };
 
 use crate::{
-    browsers::{keep_log, logged},
     harness::{Setup, TcpBackend, TestGateway, echo_tcp, expect_text, pattern, soon},
+    log,
     raw::*,
 };
 
@@ -21,7 +21,7 @@ fn longest() -> String {
 
 #[tokio::test]
 async fn the_longest_reason_and_the_largest_code_reach_the_log_whole() {
-    keep_log();
+    log::keep();
     let gateway = TestGateway::echo().await;
     let raw = Raw::with_settings(&gateway).await;
     for (code, reason) in
@@ -31,7 +31,7 @@ async fn the_longest_reason_and_the_largest_code_reach_the_log_whole() {
         session.write(&close_session(code, reason.as_bytes())).await;
         assert_eq!(session.frame().await, None, "answered with the end of the stream");
         let code = format!("client_code={code} ");
-        logged(&["client_closed", &code, &format!("client_text=\"{reason}\"")]).await;
+        log::line_with(&["client_closed", &code, &format!("client_text=\"{reason}\"")]).await;
     }
     raw.leave();
     gateway.shut_down().await;

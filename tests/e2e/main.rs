@@ -20,7 +20,9 @@ mod foreign;
 mod harness;
 #[allow(clippy::disallowed_types, reason = "breaks rules on QUIC streams that our client keeps")]
 mod hostile;
+mod introductions;
 mod limits;
+mod log;
 #[allow(clippy::disallowed_types, reason = "breaks rules on QUIC streams that our client keeps")]
 mod malformed;
 #[allow(clippy::disallowed_types, reason = "pours bytes into streams that our client keeps")]
@@ -28,6 +30,7 @@ mod memory;
 mod migration;
 #[allow(clippy::disallowed_types, reason = "a client without our client")]
 mod raw;
+mod receivers;
 mod routing;
 mod sessions;
 mod shapes;

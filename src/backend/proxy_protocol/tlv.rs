@@ -30,8 +30,9 @@ const LEFT_OUT: u8 = 0xef;
 
 /// Type and length.
 const HEAD_BYTES: usize = 3;
-/// Values that a client can make too long: authority, origin, path.
-const MOST_LEFT_OUT: usize = 3;
+/// Every field but the checksum. A client can make authority, origin and path too long, an operator the
+/// names of application protocols.
+const MOST_LEFT_OUT: usize = 10;
 /// What the checksum and the list of what was left out may still need.
 const RESERVED_BYTES: usize = HEAD_BYTES + 4 + HEAD_BYTES + MOST_LEFT_OUT;
 

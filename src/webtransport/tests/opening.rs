@@ -61,7 +61,7 @@ async fn a_stream_is_delivered_if_it_ends_cleanly_and_the_client_wants_it() {
     let options = options(&server);
     let (session, opener) = session_with(&mut server, &options).await;
     let mut whole = opener.open_uni().await.unwrap();
-    whole.write(vec![1; 100_000].into()).await.unwrap();
+    whole.write(&mut vec![1; 100_000].into()).await.unwrap();
     whole.finish();
     assert!(soon(whole.delivered()).await, "nobody has read it, but it is there");
     let mut recv = soon(session.accept_uni()).await.unwrap();

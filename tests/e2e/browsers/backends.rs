@@ -9,12 +9,13 @@ use tokio::{
     time::Instant,
 };
 
-use super::{keep_log, logged, show};
+use super::show;
 use crate::{
     browser::{Browser, PageServer, Window},
     harness::{
         Setup, TcpBackend, TestGateway, expect_reset, expect_text, pattern, read_to_end, soon,
     },
+    log,
 };
 
 #[tokio::test]
@@ -28,7 +29,7 @@ async fn what_firefox_says_reaches_the_backend_as_it_was_said() {
 }
 
 async fn what_it_says_reaches_the_backend_as_it_was_said(kind: Browser) {
-    keep_log();
+    log::keep();
     let (one_way, both_ways) = (TcpBackend::bind().await, TcpBackend::bind().await);
     let dead = TcpBackend::bind().await.address();
     let gateway = Setup::new()
@@ -83,7 +84,7 @@ async fn what_it_says_reaches_the_backend_as_it_was_said(kind: Browser) {
     page.event(&browser, "stream-reset", "aborted").await;
     expect_reset(&mut backend).await;
     gateway.stream_ends("client_reset", 1.0).await;
-    logged(&["reset its half", &format!("client_code={reset_code}")]).await;
+    log::line_with(&["reset its half", &format!("client_code={reset_code}")]).await;
     page.go_on("stream-reset").await;
     page.passed(&browser, "stream-reset").await;
 
@@ -105,7 +106,7 @@ async fn what_it_says_reaches_the_backend_as_it_was_said(kind: Browser) {
     for said in [&goodbye, &kept] {
         page.passed(&browser, "close-by-page").await;
         let code = format!("client_code={close_code} ");
-        logged(&["client_closed", &code, &format!("client_text=\"{said}\"")]).await;
+        log::line_with(&["client_closed", &code, &format!("client_text=\"{said}\"")]).await;
     }
     if is_chromium {
         page.passed(&browser, "reset-by-gateway").await;
@@ -145,7 +146,7 @@ async fn a_cancelled_stream_is_stopped(
     let (mut from_page, to_page) = backend.into_split();
     let talking = tokio::spawn(talk_until_cut(to_page));
     page.event(browser, "stream-cancel", "cancelled").await;
-    logged(&["stopped reading", &format!("client_code={STOP_CODE}")]).await;
+    log::line_with(&["stopped reading", &format!("client_code={STOP_CODE}")]).await;
     page.go_on("stream-cancel").await;
 
     page.event(browser, "stream-cancel", "written").await;

@@ -5,10 +5,11 @@
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::{keep_log, logged, show};
+use super::show;
 use crate::{
     browser::Browser,
     harness::{Setup, TestGateway, echo_tcp, echo_udp, soon},
+    log,
 };
 
 #[tokio::test]
@@ -22,7 +23,7 @@ async fn firefox_learns_why_it_is_refused_or_closed() {
 }
 
 async fn learns_why_it_is_refused_or_closed(kind: Browser) {
-    keep_log();
+    log::keep();
     let short = gateway("delay = \"0s\"\ngrace = \"100ms\"").await;
     let hurried = gateway("delay = \"0s\"\ngrace = \"1h\"").await;
     let patient = gateway("delay = \"0s\"\ngrace = \"1h\"").await;
@@ -73,7 +74,7 @@ async fn learns_why_it_is_refused_or_closed(kind: Browser) {
     page.go_on("draining").await;
     page.passed(&browser, "draining").await;
     assert_eq!(soon(stopping).await.unwrap().cut, 0);
-    logged(&["client_closed", "client_code=3 ", "client_text=\"told to go\""]).await;
+    log::line_with(&["client_closed", "client_code=3 ", "client_text=\"told to go\""]).await;
 
     let refusal = page.passed(&browser, "pooling-with-hash").await.facts["refusal"].clone();
     if matches!(kind, Browser::Firefox) {
