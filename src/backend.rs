@@ -2,8 +2,8 @@
 //!
 //! It decides which endpoint a session goes to ([`Backend::pick`]), keeps host names resolved, dials
 //! TCP connections with the settings of the configuration and opens UDP sockets. It hides addresses,
-//! socket options and how a backend is told of the client. In goes a [`Pin`], out come a [`TcpConnection`] or a
-//! [`UdpConnection`], or a [`DialError`] that says whose fault it is.
+//! socket options and how a backend is told of the client. In goes a [`Pin`], out come a
+//! [`TcpConnection`] or a [`UdpConnection`], or a [`DialError`] that says whose fault it is.
 //!
 //! What always holds: all connections of a session go to one endpoint; a [`TcpConnection`] that is
 //! dropped without [`TcpConnection::close`] resets, so that nothing that was cut looks whole; and every
