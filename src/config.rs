@@ -423,6 +423,9 @@ pub struct Route {
     pub max_sessions: Limit,
     /// Bidirectional streams open at once in a session. Default 256.
     pub max_streams_per_session: Limit,
+    /// Streams that a session may open, of both kinds together. Above it they wait. Default 1,000 a
+    /// second.
+    pub stream_rate: Rate,
     /// How long a stream may stand still once one direction has finished. Default unlimited.
     pub half_close_timeout: Option<Duration>,
     /// Bytes of datagrams that wait for the client, per session; the oldest is lost first. Default
@@ -440,6 +443,7 @@ pub struct Route {
 impl Route {
     const MAX_SESSIONS: Limit = Limit::AtMost(10_000);
     const MAX_STREAMS_PER_SESSION: Limit = Limit::AtMost(256);
+    const STREAM_RATE: Rate = Rate::per_second(1_000);
     const HALF_CLOSE_TIMEOUT: Option<Duration> = None;
     const DATAGRAM_QUEUE: ByteSize = ByteSize::kib(64);
     const DATAGRAM_TTL: Duration = Duration::from_millis(100);

@@ -61,6 +61,7 @@ struct Families {
 
     streams: IntGaugeVec,
     streams_total: IntCounterVec,
+    streams_slowed: IntCounterVec,
     stream_ends: IntCounterVec,
     stream_bytes: IntCounterVec,
     stream_lost: IntCounterVec,
@@ -158,6 +159,7 @@ impl Metrics {
             uni_streams: f.streams_total.with_label_values(&[name, "uni"]),
             gateway_bidi_streams: f.streams_total.with_label_values(&[name, "gateway_bidi"]),
             gateway_uni_streams: f.streams_total.with_label_values(&[name, "gateway_uni"]),
+            slowed_streams: f.streams_slowed.with_label_values(&[name]),
             stream_ends: Reasons::new(StreamEnd::ALL, |r| {
                 f.stream_ends.with_label_values(&[name, r.word()])
             }),
@@ -320,6 +322,8 @@ pub struct RouteMetrics {
     pub gateway_bidi_streams: IntCounter,
     /// Unidirectional streams that the gateway opened.
     pub gateway_uni_streams: IntCounter,
+    /// Streams that had to wait because the client opened them too fast.
+    pub slowed_streams: IntCounter,
     /// Streams ended.
     pub stream_ends: Reasons<StreamEnd>,
     /// Bytes that backends answered on the connections of unidirectional streams, lost on purpose.
@@ -533,6 +537,12 @@ impl Families {
                 "streams_total",
                 "Streams opened, by kind; those with gateway_ by the gateway.",
                 &["route", "kind"],
+            ),
+            streams_slowed: counters(
+                r,
+                "streams_slowed_total",
+                "Client streams that waited because of the route's stream rate.",
+                &["route"],
             ),
             stream_ends: counters(r, "stream_ends_total", "Streams ended.", &["route", "reason"]),
             stream_bytes: counters(

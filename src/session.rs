@@ -208,7 +208,8 @@ async fn serve<R: SessionRequest>(
         Err(Unprepared::Gone(end)) => return went_away(&head, &end),
     };
     let datagrams = DatagramBridge::new(Arc::clone(&bridges), request.datagrams());
-    let (events, first) = Events::new(Arc::clone(&bridges), datagrams);
+    let lifecycle = context.lifecycle.clone();
+    let (events, first) = Events::new(Arc::clone(&bridges), datagrams, lifecycle);
     events.begin();
 
     let session = match request.accept(protocol.as_deref(), Arc::new(events)).await {

@@ -154,6 +154,7 @@ backend = "dev"
 streams = "{bidi}"
 uni = "{uni}"
 datagrams = "{datagrams}"
+limits.stream_rate = "unlimited"
 "#
             ); // writing to a string cannot fail
         }

@@ -163,6 +163,7 @@ fn route(route: &Route) -> raw::Route {
         limits: Some(raw::RouteLimits {
             sessions: Some(route.max_sessions),
             streams_per_session: Some(route.max_streams_per_session),
+            stream_rate: Some(route.stream_rate),
             ..Default::default()
         }),
         ..Default::default()

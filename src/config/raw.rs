@@ -252,6 +252,7 @@ section! {
     RouteLimits {
         sessions: Limit,
         streams_per_session: Limit,
+        stream_rate: Rate,
     }
 }
 

@@ -6,4 +6,5 @@ mod ledger;
 mod life;
 mod per_session;
 mod push;
+mod streams;
 mod support;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use quinn::{ConnectionError, ReadError};
 use tidegate::client::{Connection, RequestOptions, Session};
+use tokio::time::Instant;
 
 use crate::harness::{Setup, TestGateway, echo_tcp, echo_udp, soon};
 
@@ -118,4 +119,69 @@ async fn a_connection_is_closed_after_its_last_session() {
     let Ok(ConnectionError::ApplicationClosed(close)) = closed else { panic!("{closed:?}") };
     assert_eq!(close.error_code.into_inner(), 0x100);
     gateway.shut_down().await;
+}
+
+/// S25. As fast as QUIC lets it, for the time of many bursts: what the gateway does for it is bounded by the
+/// rate, and others notice nothing.
+#[tokio::test]
+async fn streams_that_are_reset_as_fast_as_they_are_opened_are_held_to_the_rate() {
+    let (tcp, udp) = (echo_tcp().await, echo_udp().await);
+    let keys = "limits = { stream_rate = \"50/s\" }";
+    let gateway = Setup::new()
+        .route_with("/slow", Some(tcp), Some(udp), keys)
+        .route("/echo", Some(tcp), Some(udp))
+        .start()
+        .await;
+    let bystander = gateway.session("/echo").await;
+    let session = gateway.session("/slow").await;
+    let begun = Instant::now();
+    let mut opened = 0_u32;
+    while opened < 300 {
+        let mut batch = Vec::new();
+        for _ in 0..20 {
+            let (mut send, recv) = soon(session.quic().open_bi()).await.unwrap();
+            // 0x41 and the session, which is the connection's first request.
+            send.write_all(&[0x40, 0x41, 0x00]).await.unwrap();
+            batch.push((send, recv));
+        }
+        opened += 20;
+        // A reset takes back what has not arrived, and then the stream is nobody's; so it is made sure.
+        session.send_datagram(b"are they there?").unwrap();
+        soon(session.read_datagram()).await.unwrap();
+        for (mut send, mut recv) in batch {
+            _ = send.reset(7_u32.into());
+            _ = recv.stop(7_u32.into());
+        }
+        check(&bystander).await;
+    }
+    // The burst is 50 and at most 128 wait, which is the credit given at first: the others came at the rate.
+    let least = Duration::from_millis(u64::from((opened - 50 - 128) * 1000 / 50));
+    assert!(begun.elapsed() >= least, "{opened} in {:?}, not {least:?}", begun.elapsed());
+    let labels = [("route", "slow")];
+    assert!(gateway.metric("tidegate_streams_slowed_total", &labels) >= 100.0);
+    let taken = gateway.metric("tidegate_stream_ends_total", &labels);
+    let most = 50.0 + 50.0 * begun.elapsed().as_secs_f64();
+    assert!(taken <= most + 1.0, "{taken} streams in {:?}", begun.elapsed());
+    session.close(0, "").await;
+    check(&bystander).await;
+    gateway.shut_down().await;
+}
+
+/// S25. The flood that HTTP/2 knows as rapid reset.
+#[tokio::test]
+async fn requests_that_are_reset_as_fast_as_they_are_made_cost_nobody_else() {
+    let scene = scene().await;
+    let quic = scene.connection.quic();
+    for round in 0..5000_u32 {
+        let (mut send, mut recv) = soon(quic.open_bi()).await.unwrap();
+        // The beginning of a HEADERS frame, and never its end.
+        send.write_all(&[0x01, 0x20, 0x00, 0x00]).await.unwrap();
+        _ = send.reset(0x10c_u32.into());
+        _ = recv.stop(0x10c_u32.into());
+        if round.is_multiple_of(1000) {
+            check(&scene.bystander).await;
+        }
+    }
+    check(&scene.session).await;
+    scene.ends_unharmed().await;
 }

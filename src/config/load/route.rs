@@ -124,6 +124,7 @@ fn route(
         max_streams_per_session: limits
             .streams_per_session
             .unwrap_or(Route::MAX_STREAMS_PER_SESSION),
+        stream_rate: limits.stream_rate.unwrap_or(Route::STREAM_RATE),
         half_close_timeout: raw
             .half_close_timeout
             .map_or(Route::HALF_CLOSE_TIMEOUT, |patience| patience.0),

@@ -66,6 +66,7 @@ pub(super) fn route_to(backend: config::Backend) -> config::Route {
         udp_open: UdpOpen::Datagram,
         max_sessions: Limit::AtMost(100),
         max_streams_per_session: Limit::AtMost(256),
+        stream_rate: Rate::Unlimited,
         half_close_timeout: None,
         datagram_queue: ByteSize(64 * 1024),
         // Long, so that nothing expires on a slow machine but where a test wants it.
