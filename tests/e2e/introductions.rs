@@ -91,7 +91,11 @@ async fn haproxy_reads_and_logs_who_the_client_is_in_version_2() {
 async fn nginx_reads_and_logs_who_the_client_is_in_both_versions() {
     for version in ["v1", "v2"] {
         let Some(receiver) = Receiver::nginx(&format!("nginx-{version}")) else { return };
-        let tlvs = if version == "v2" { "\nproxy_tlvs = [\"unique-id\", \"path\"]" } else { "" };
+        log::keep();
+        let tlvs = match version {
+            "v2" => "\nproxy_tlvs = [\"unique-id\", \"route\", \"path\"]",
+            _ => "",
+        };
         let gateway = Setup::new()
             .route("/x", Some(receiver.address()), None)
             .tables(&format!("proxy_protocol = \"{version}\"{tlvs}"))
@@ -101,9 +105,14 @@ async fn nginx_reads_and_logs_who_the_client_is_in_both_versions() {
 
         let answer = answer(&session, b"").await;
         let (ip, port, gateway_port) = (client.ip(), client.port(), gateway.address().port());
-        assert_eq!(answer, format!("{ip} {port} {ip} {gateway_port}"), "{version}");
         receiver.logs(&format!("logged {ip} {port}")).await;
         session.close(0, "").await;
+        let more = match (receiver.reads_tlvs, version) {
+            (false, _) => String::new(),
+            (true, "v2") => format!(" {} x /x", logged_id(client).await),
+            (true, _) => "   ".to_owned(),
+        };
+        assert_eq!(answer, format!("{ip} {port} {ip} {gateway_port}{more}"), "{version}");
         gateway.shut_down().await;
     }
 }

@@ -15,6 +15,8 @@ pub(crate) struct Receiver {
     process: Child,
     address: SocketAddr,
     folder: PathBuf,
+    /// Whether it answers with the session's id, the route and the path too.
+    pub(crate) reads_tlvs: bool,
 }
 
 /// Answers each request with what it believes of the connection, and logs the same.
@@ -45,10 +47,14 @@ stream {
     access_log FOLDER/log believed;
     server {
         listen ADDRESS proxy_protocol;
-        return "$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr $proxy_protocol_server_port";
+        return "$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr $proxy_protocol_server_portTLVS";
     }
 }
 "#;
+
+/// What nginx knows from 1.23.2 on; Debian 12 has 1.22.
+const NGINX_TLVS: &str =
+    " $proxy_protocol_tlv_unique_id $proxy_protocol_tlv_0xe0 $proxy_protocol_tlv_0xe1";
 
 /// Where Debian's package has the module that reads streams.
 const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
@@ -57,21 +63,23 @@ impl Receiver {
     /// HAProxy; `None` where it is missing and that is allowed.
     pub(crate) fn haproxy(test: &str) -> Option<Self> {
         let program = or_skip("haproxy", "haproxy", program("haproxy"))?;
-        Some(Self::start(test, &program, "-db -f FOLDER/config", HAPROXY))
+        // Debian 12 has 2.6, which knows the id and the authority alone.
+        Some(Self::start(test, &program, "-db -f FOLDER/config", HAPROXY, false))
     }
 
     /// nginx; `None` where it or its module is missing and that is allowed.
     pub(crate) fn nginx(test: &str) -> Option<Self> {
-        let program = program("nginx").filter(|_| Path::new(NGINX_STREAM).is_file());
-        let program = or_skip("nginx", "nginx libnginx-mod-stream", program)?;
-        let config = format!("load_module {NGINX_STREAM};\n{NGINX}");
+        let found = program("nginx").and_then(|program| Some((nginx_build(&program)?, program)));
+        let (build, program) = or_skip("nginx", "nginx libnginx-mod-stream", found)?;
+        let config = NGINX.replace("TLVS", if build.reads_tlvs { NGINX_TLVS } else { "" });
+        let config = format!("{}{config}", build.load_module);
         let arguments = "-p FOLDER -c FOLDER/config -e stderr";
-        Some(Self::start(test, &program, arguments, &config))
+        Some(Self::start(test, &program, arguments, &config, build.reads_tlvs))
     }
 
     /// The socket is made here and inherited, so that the port is known, and connections may come before
     /// the server is ready.
-    fn start(test: &str, program: &Path, arguments: &str, config: &str) -> Self {
+    fn start(test: &str, program: &Path, arguments: &str, config: &str, reads_tlvs: bool) -> Self {
         let name = format!("receiver-{}-{test}", std::process::id());
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&folder).unwrap();
@@ -92,7 +100,7 @@ impl Receiver {
             .stderr(file("errors"))
             .spawn()
             .unwrap();
-        Self { process, address, folder }
+        Self { process, address, folder, reads_tlvs }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -118,9 +126,30 @@ impl Drop for Receiver {
     }
 }
 
+/// What differs between builds of nginx.
+struct NginxBuild {
+    load_module: String,
+    reads_tlvs: bool,
+}
+
+/// `None` where it cannot read streams.
+fn nginx_build(program: &Path) -> Option<NginxBuild> {
+    let said = Command::new(program).arg("-V").output().ok()?.stderr;
+    let said = String::from_utf8_lossy(&said);
+    let (_, version) = said.split_once("nginx/")?;
+    let number = |part: &str| part.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
+    let version: Vec<u32> = version.split('.').take(3).filter_map(number).collect();
+    let load_module = if said.contains("--with-stream=dynamic") {
+        Path::new(NGINX_STREAM).is_file().then(|| format!("load_module {NGINX_STREAM};\n"))
+    } else {
+        said.contains("--with-stream").then(String::new)
+    };
+    Some(NginxBuild { load_module: load_module?, reads_tlvs: version[..] >= [1, 23, 2][..] })
+}
+
 /// At the desk a program may be missing, with a line that says so. With `TIDEGATE_REQUIRE_RECEIVERS=1`,
 /// as in CI, it is an error.
-fn or_skip(name: &str, packages: &str, found: Option<PathBuf>) -> Option<PathBuf> {
+fn or_skip<T>(name: &str, packages: &str, found: Option<T>) -> Option<T> {
     if found.is_none() {
         let required = env::var("TIDEGATE_REQUIRE_RECEIVERS").is_ok_and(|value| value == "1");
         assert!(!required, "no {name}, and TIDEGATE_REQUIRE_RECEIVERS=1");
