@@ -156,7 +156,10 @@ fn decide(head: &RequestHead) -> Outcome {
     let best = path_segments(&head.path).map(|segments| best(&segments));
     let name = |route: &Route| route.settings.name.clone();
     match (&found, &best) {
-        (Err((None, Refusal::BadRequest)), Err(_)) => {}
+        // An authority that could be read in two ways is as bad as such a path.
+        (Err((None, Refusal::BadRequest)), best) => {
+            assert!(best.is_err() || !is_plain_name(&head.authority), "{}", head.authority);
+        }
         (Err((None, Refusal::NotWebTransport)), Ok(None)) => assert_eq!(head.path, PAGE_PATH),
         (Err((None, Refusal::NoRoute)), Ok(None)) => {}
         (Err((Some(route), why)), Ok(Some((best, _)))) => {
@@ -178,6 +181,14 @@ fn decide(head: &RequestHead) -> Outcome {
         Ok(found) => Outcome::Session(name(&found.route)),
         Err((_, why)) => Outcome::Refused(why),
     }
+}
+
+/// Whether this is nothing but the name of a host, and a short one.
+fn is_plain_name(authority: &str) -> bool {
+    let is_plain = |label: &str| {
+        matches!(label.len(), 1..=63) && label.bytes().all(|byte| byte.is_ascii_lowercase())
+    };
+    authority.len() <= 253 && authority.split('.').all(is_plain)
 }
 
 fn check_match(found: &Match, head: &RequestHead) {
