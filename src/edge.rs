@@ -35,7 +35,7 @@ mod tickets;
 mod tls;
 mod worker;
 
-use std::{io, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{collections::HashSet, io, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use rustls::pki_types::UnixTime;
 use tracing::{info, warn};
@@ -169,7 +169,7 @@ impl Edge {
 
         let (mut listeners, mut certificates, mut groups) = (Vec::new(), Vec::new(), Vec::new());
         for settings in &config.listeners {
-            let loaded = load(settings)?;
+            let loaded = load(settings).map_err(|mut errors| errors.swap_remove(0))?;
             certificates.extend(announce(&settings.name, &loaded.all, metrics));
             listeners.push(Arc::new(listener(settings, loaded, config, &keys, metrics)));
         }
@@ -252,28 +252,44 @@ impl Edge {
 impl Workers {
     /// Reads the certificate files of all running listeners again, and uses them for new handshakes.
     /// Nothing changes when one of them cannot be used. Listeners that do not run are left out, and so
-    /// are self-signed certificates: clients know them by their hash.
+    /// are self-signed certificates: clients know them by their hash. Yields the certificates of those
+    /// listeners that have new ones.
     ///
     /// # Errors
-    /// The first certificate that cannot be used.
+    /// Each certificate that cannot be used.
     pub fn reload_certificates(
         &self,
         config: &Config,
         metrics: &Metrics,
-    ) -> Result<Vec<CertificateInfo>, EdgeError> {
-        let mut reloaded = Vec::new();
+    ) -> Result<Vec<CertificateInfo>, Vec<EdgeError>> {
+        let (mut reloaded, mut errors) = (Vec::new(), Vec::new());
         for settings in &config.listeners {
             let running = self.listeners.iter().find(|running| *running.name == *settings.name);
             if let (Some(running), CertificateSource::Files(_)) = (running, &settings.certificate) {
-                reloaded.push((running, load(settings)?));
+                match load(settings) {
+                    Ok(loaded) => reloaded.push((running, loaded)),
+                    Err(unusable) => errors.extend(unusable),
+                }
             }
         }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let before: Vec<_> = self.certificate_labels().collect();
         let mut infos = Vec::new();
         for (listener, Loaded { all, chosen }) in reloaded {
             listener.certificates.swap(chosen);
             infos.extend(announce(&listener.name, &all, metrics));
         }
+        let now: HashSet<_> = self.certificate_labels().collect();
+        for gone in before.iter().filter(|label| !now.contains(*label)) {
+            metrics.forget_certificate(gone);
+        }
         Ok(infos)
+    }
+
+    fn certificate_labels(&self) -> impl Iterator<Item = String> {
+        self.listeners.iter().flat_map(|listener| listener.certificates.labels())
     }
 }
 
@@ -309,10 +325,13 @@ struct Loaded {
     chosen: Certificates,
 }
 
-fn load(settings: &config::Listener) -> Result<Loaded, EdgeError> {
+/// # Errors
+/// At least one.
+fn load(settings: &config::Listener) -> Result<Loaded, Vec<EdgeError>> {
     let unusable = |source| EdgeError::Certificate { listener: settings.name.clone(), source };
-    let all = certificate::load(&settings.name, &settings.certificate).map_err(unusable)?;
-    let chosen = Certificates::new(&all).ok_or_else(|| unusable(CertificateError::None))?;
+    let all = certificate::load(&settings.name, &settings.certificate)
+        .map_err(|errors| errors.into_iter().map(unusable).collect::<Vec<_>>())?;
+    let chosen = Certificates::new(&all).ok_or_else(|| vec![unusable(CertificateError::None)])?;
     Ok(Loaded { all, chosen })
 }
 

@@ -5,11 +5,15 @@
 //! [`Lifecycle`], which drains; the control side (admin, name resolution) outlives it, so that the
 //! drain can be watched to its end.
 
+mod reload;
+
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
 
+use arc_swap::ArcSwap;
 use tokio::time::{sleep, timeout};
 use tracing::info;
 
+pub use self::reload::{ReloadError, Reloaded};
 use crate::{
     admin::{Admin, HttpServer},
     backend::Backends,
@@ -91,17 +95,16 @@ impl Gateway {
             let sampler = workers.sampler();
             admin.run(lifecycle.clone(), metrics.clone(), move || sampler.sample())
         });
-        let drain = config.drain;
         Ok(Running {
             addresses,
-            certificates,
+            certificates: ArcSwap::from_pointee(certificates),
             admin,
             metrics,
             lifecycle,
             control,
             workers,
             context,
-            drain,
+            config,
         })
     }
 }
@@ -201,7 +204,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[derive(Debug)]
 pub struct Running {
     addresses: Vec<BoundAddress>,
-    certificates: Vec<CertificateInfo>,
+    certificates: ArcSwap<Vec<CertificateInfo>>,
     admin: Option<HttpServer>,
     metrics: Metrics,
     lifecycle: Lifecycle,
@@ -209,7 +212,8 @@ pub struct Running {
     control: Lifecycle,
     workers: Workers,
     context: Arc<SessionContext>,
-    drain: config::Drain,
+    /// As it was started.
+    config: Config,
 }
 
 impl Running {
@@ -218,9 +222,9 @@ impl Running {
         &self.addresses
     }
 
-    /// The certificates in use.
-    pub fn certificates(&self) -> &[CertificateInfo] {
-        &self.certificates
+    /// The certificates in use, in the order of the configuration.
+    pub fn certificates(&self) -> Arc<Vec<CertificateInfo>> {
+        self.certificates.load_full()
     }
 
     /// The admin listener's address, with its real port.
@@ -264,7 +268,7 @@ impl Running {
 
     /// The patient part: resolves when every session has ended or the grace is over.
     async fn drain(&self) {
-        let config::Drain { delay, grace } = self.drain;
+        let config::Drain { delay, grace } = self.config.drain;
         self.lifecycle.begin_stop();
         self.metrics.set_draining();
         info!(?delay, "Not ready any more; new clients are still accepted.");

@@ -27,6 +27,9 @@ const DOWN: &str = "backend_to_client";
 /// Generations of WebTransport that a session may speak: the `dialect` label.
 pub const DIALECTS: &[&str] = &["draft02", "draft07", "draft13", "draft15"];
 
+/// What becomes of a reload: the `result` label.
+const RELOADS: [&str; 2] = ["reloaded", "failed"];
+
 /// Every metric, registered.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -50,6 +53,7 @@ struct Families {
     socket_buffer: IntGaugeVec,
     gso_segments: IntGaugeVec,
     certificate_expiry: IntGaugeVec,
+    certificate_reloads: IntCounterVec,
     client_addresses: IntGauge,
 
     sessions: IntGaugeVec,
@@ -88,6 +92,9 @@ impl Metrics {
         let families = Arc::new(Families::register(&registry));
         families.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        for result in RELOADS {
+            families.certificate_reloads.with_label_values(&[result]);
+        }
         families.start_time.set(i64::try_from(now.unwrap_or_default().as_secs()).unwrap_or(0));
         let process = prometheus::process_collector::ProcessCollector::for_self();
         registry.register(Box::new(process)).expect("registered once, here");
@@ -135,6 +142,20 @@ impl Metrics {
     /// When a certificate ends, in seconds since 1970.
     pub fn set_certificate_expiry(&self, certificate: &str, at: i64) {
         self.families.certificate_expiry.with_label_values(&[certificate]).set(at);
+    }
+
+    /// A certificate is not in use any more.
+    pub fn forget_certificate(&self, certificate: &str) {
+        // An error says that it was not known.
+        _ = self.families.certificate_expiry.remove_label_values(&[certificate]);
+    }
+
+    /// The certificates were to be read again.
+    pub fn certificates_reloaded(&self, is_done: bool) {
+        self.families
+            .certificate_reloads
+            .with_label_values(&[RELOADS[usize::from(!is_done)]])
+            .inc();
     }
 
     /// The numbers of one route.
@@ -490,6 +511,12 @@ impl Families {
                 "tls_certificate_expiry_timestamp_seconds",
                 "When the certificate ends, Unix time.",
                 &["cert"],
+            ),
+            certificate_reloads: counters(
+                r,
+                "certificate_reloads_total",
+                "Times the certificates were to be read again (SIGHUP).",
+                &["result"],
             ),
             client_addresses: gauge(
                 r,

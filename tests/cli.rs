@@ -206,6 +206,65 @@ mod run {
     }
 
     #[tokio::test]
+    async fn sighup_changes_certificates_and_not_sessions() {
+        let dir = Dir::new("run-reload");
+        let certificate = "certificates = [{ chain = \"fullchain.pem\", key = \"privkey.pem\" }]";
+        let (tcp, udp) = (echo_tcp().await, echo_udp().await);
+        let setup = Setup { certificate: certificate.into(), tcp, udp, ..Setup::default() };
+        let file = dir.write("tidegate.toml", &setup.toml());
+        new_certificate(&dir).await;
+        let mut gateway = Program::start(&["run", "-c", &file, "--print", "json"]).await;
+        let session = gateway.session("/game").await;
+
+        let new = new_certificate(&dir).await;
+        gateway.signal("HUP").await;
+        let seen = gateway.logged("New clients see this certificate.").await;
+        assert_eq!((&seen["listener"], &seen["sha256_hex"]), (&"edge".into(), &new.clone().into()));
+        gateway.logged("Reloaded.").await;
+        gateway.facts["cert_hash_hex"] = new.into();
+        gateway.connect().await;
+        echoes_stream(&session, b"four score").await;
+
+        // A bad pair and a bad file change nothing, and are told.
+        dir.write("fullchain.pem", "nonsense");
+        gateway.signal("HUP").await;
+        let told = gateway.logged("Cannot reload.").await;
+        let problem = told["problem"].as_str().unwrap();
+        assert!(problem.contains("fullchain.pem holds no certificate"), "{problem}");
+        gateway.logged("Nothing was reloaded. What was in use stays in use.").await;
+        dir.write("tidegate.toml", &setup.toml().replace("version = 1", "version = 2"));
+        gateway.signal("HUP").await;
+        let told = gateway.logged("Cannot reload.").await;
+        let problem = told["problem"].as_str().unwrap();
+        assert!(problem.contains("tidegate.toml:1: version: version 2 is not known"), "{problem}");
+        gateway.connect().await;
+        gateway.shows(r#"tidegate_certificate_reloads_total{result="reloaded"} 1"#).await;
+        gateway.shows(r#"tidegate_certificate_reloads_total{result="failed"} 2"#).await;
+
+        // What a reload does not take is named.
+        new_certificate(&dir).await;
+        dir.write("tidegate.toml", &setup.toml().replace("\"/game\"", "\"/play\""));
+        gateway.signal("HUP").await;
+        let waits = "These sections have changed since the start and wait for a restart.";
+        assert_eq!(gateway.logged(waits).await["sections"], "route");
+        echoes_stream(&session, b"and seven").await;
+        session.close(0, "").await;
+        gateway.signal("TERM").await;
+        assert_eq!(gateway.exit_code().await, 0);
+    }
+
+    /// Makes a certificate in the place of what is there, and tells its hash in hexadecimal.
+    async fn new_certificate(dir: &Dir) -> String {
+        for file in ["fullchain.pem", "privkey.pem"] {
+            // The first time there is none.
+            _ = fs::remove_file(dir.path(file));
+        }
+        let arguments = ["cert", "new", "--name", "localhost", "--out", &dir.path(".")];
+        let made = text(tidegate(&arguments).await.stdout);
+        made.lines().next().unwrap().trim_start_matches("hex").trim().to_owned()
+    }
+
+    #[tokio::test]
     async fn a_drain_is_not_ready_first_and_still_accepts_for_its_delay() {
         let (_dir, mut gateway) = running("run-delay", "delay = \"1h\"\ngrace = \"1h\"").await;
         assert_eq!(gateway.get("/readyz").await, (200, "ok\n".to_owned()));

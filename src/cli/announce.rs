@@ -32,8 +32,9 @@ impl Facts {
     /// The facts of the first listener at its first address.
     pub(crate) fn of(running: &Running, path: Option<&str>) -> Self {
         let first = running.quic_addresses().first();
-        let certificate = first
-            .and_then(|bound| running.certificates().iter().find(|c| c.listener == bound.listener));
+        let certificates = running.certificates();
+        let certificate =
+            first.and_then(|bound| certificates.iter().find(|c| c.listener == bound.listener));
         Self {
             url: first.map_or_else(String::new, |bound| {
                 format!("https://{}{}", reachable(bound.address), path.unwrap_or("/"))

@@ -20,6 +20,7 @@ use tidegate::{
     gateway::{Gateway, StartError},
     lifecycle::Lifecycle,
 };
+use tracing::warn;
 
 use self::playground::Settings;
 use super::{Failure, LogOptions, announce::Facts, descriptors, logging, serve};
@@ -94,11 +95,12 @@ impl Dev {
         let mut facts = Facts::of(&running, Some(ROUTES[0].path));
         facts.playground = Some(page_url(page.address()));
         let page = playground::serve(page, &Settings::new(&facts, &ROUTES));
-        let ended = serve::until_stopped(running, signals, |_| match self.print {
+        let announce = |_: &_| match self.print {
             Print::Json => super::print(&facts.json()),
             Print::Text => super::print(&welcome(&facts, &backends)),
-        })
-        .await;
+        };
+        let reload = |_: &_| warn!("SIGHUP: there is no file that could be read again.");
+        let ended = serve::until_stopped(running, signals, announce, reload).await;
 
         page.stop().await;
         tasks.begin_kill();

@@ -36,11 +36,12 @@ impl Run {
 
         let running = Gateway::bind(config).await?.start()?;
         announce::log(&running);
-        serve::until_stopped(running, signals, |running| match self.print {
+        let announce = |running: &_| match self.print {
             Some(Print::Json) => super::print(&Facts::of(running, path.as_deref()).json()),
             None => Ok(()),
-        })
-        .await
+        };
+        let reload = |running: &_| serve::reload(running, &self.config);
+        serve::until_stopped(running, signals, announce, reload).await
     }
 }
 

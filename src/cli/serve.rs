@@ -1,42 +1,71 @@
 //! From a gateway that was started to an exit code: announce, wait for a signal, drain.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
-use tidegate::gateway::{Drained, Running};
+use tidegate::{
+    config::Config,
+    edge::CertificateInfo,
+    gateway::{Drained, Reloaded, Running},
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::Failure;
+use super::{Failure, announce::hex};
 
 /// The drain's grace was over and sessions were cut (DESIGN section 6).
 const SESSIONS_WERE_CUT: u8 = 4;
 
-/// Serves until a signal says stop, then drains. `announce` is called once new clients are welcome.
+/// Serves until a signal says stop, then drains. `announce` is called once new clients are welcome,
+/// `reload` whenever a signal asks for it.
 pub(crate) async fn until_stopped(
     running: Running,
     mut signals: Signals,
     announce: impl FnOnce(&Running) -> Result<(), Failure>,
+    reload: impl Fn(&Running),
 ) -> Result<ExitCode, Failure> {
     let stopped_early = tokio::select! {
         () = running.lifecycle().started() => None,
-        signal = signals.stop() => Some(signal),
+        signal = signals.stop(|| reload(&running)) => Some(signal),
     };
     let signal = match stopped_early {
         Some(signal) => signal,
         None => {
             info!("Serving.");
             announce(&running)?;
-            signals.stop().await
+            signals.stop(|| reload(&running)).await
         }
     };
 
     let sessions = running.metrics().open_sessions();
     info!(signal, sessions, "Draining. A second signal stops at once.");
     let hurry = async {
-        let signal = signals.stop().await;
+        let signal = signals.stop(|| warn!("SIGHUP: nothing is read again during a drain.")).await;
         warn!(signal, "Stopping at once.");
     };
     Ok(ended(running.shut_down(hurry).await))
+}
+
+/// Reads the configuration file again, and logs what has changed or every problem.
+pub(crate) fn reload(running: &Running, file: &Path) {
+    let Reloaded { certificates, waiting } = match running.reload(Config::read(file)) {
+        Ok(reloaded) => reloaded,
+        Err(why) => {
+            for problem in why.lines() {
+                error!(problem, "Cannot reload.");
+            }
+            return error!(reason = %why, "Nothing was reloaded. What was in use stays in use.");
+        }
+    };
+    for certificate in &certificates {
+        let CertificateInfo { listener, names, not_after, .. } = certificate;
+        let (names, sha256_hex) = (names.join(", "), hex(&certificate.sha256));
+        info!(listener, names, not_after, sha256_hex, "New clients see this certificate.");
+    }
+    if !waiting.is_empty() {
+        let sections = waiting.join(", ");
+        warn!(sections, "These sections have changed since the start and wait for a restart.");
+    }
+    info!(certificates = certificates.len(), "Reloaded.");
 }
 
 fn ended(drained: Drained) -> ExitCode {
@@ -71,15 +100,13 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal to stop, and tells its name. Cancel-safe.
-    async fn stop(&mut self) -> &'static str {
+    /// Waits for a signal to stop, and tells its name; meanwhile SIGHUP reloads. Cancel-safe.
+    async fn stop(&mut self, reload: impl Fn()) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hangup.recv() => {
-                    warn!("SIGHUP: the configuration is not read again; changes need a restart.");
-                }
+                _ = self.hangup.recv() => reload(),
             }
         }
     }

@@ -134,28 +134,36 @@ pub enum CertificateError {
     },
 }
 
-/// All certificates of a listener, the default first.
+/// All certificates of a listener, the default first; or what is wrong with each that cannot be used.
 pub(super) fn load(
     listener: &str,
     source: &CertificateSource,
-) -> Result<Vec<Certificate>, CertificateError> {
+) -> Result<Vec<Certificate>, Vec<CertificateError>> {
+    let (mut usable, mut errors) = (Vec::new(), Vec::new());
+    let mut keep = |made| match made {
+        Ok(certificate) => usable.push(certificate),
+        Err(error) => errors.push(error),
+    };
     match source {
-        CertificateSource::Files(files) => files.iter().map(from_files).collect(),
-        CertificateSource::SelfSigned(names) => {
-            let made = self_signed(names)?;
-            let key = PrivatePkcs8KeyDer::from(made.key);
-            let key = crypto::provider()
-                .key_provider
-                .load_private_key(key.into())
-                .expect("the provider can use a P-256 key");
-            Ok(vec![Certificate {
-                leaf: read_leaf(&made.chain, "the certificate made for it")?,
-                certified: Arc::new(CertifiedKey::new(vec![made.chain], key)),
-                label: format!("{listener} (self-signed)"),
-                self_signed: true,
-            }])
-        }
+        CertificateSource::Files(files) => files.iter().map(from_files).for_each(keep),
+        CertificateSource::SelfSigned(names) => keep(make(listener, names)),
     }
+    if errors.is_empty() { Ok(usable) } else { Err(errors) }
+}
+
+fn make(listener: &str, names: &[String]) -> Result<Certificate, CertificateError> {
+    let made = self_signed(names)?;
+    let key = PrivatePkcs8KeyDer::from(made.key);
+    let key = crypto::provider()
+        .key_provider
+        .load_private_key(key.into())
+        .expect("the provider can use a P-256 key");
+    Ok(Certificate {
+        leaf: read_leaf(&made.chain, "the certificate made for it")?,
+        certified: Arc::new(CertifiedKey::new(vec![made.chain], key)),
+        label: format!("{listener} (self-signed)"),
+        self_signed: true,
+    })
 }
 
 /// Makes a certificate for these DNS names and IP addresses that browsers accept by its hash: ECDSA on

@@ -377,8 +377,33 @@ async fn a_reload_changes_certificates_for_new_clients_only() {
     assert_eq!(round_trip(&old, b"old").await, b"old");
 
     std::fs::write(files.0.join("one.example.pem"), "nonsense").unwrap();
-    edge.workers.reload_certificates(&config, &edge.metrics).unwrap_err();
+    let two = files.make("two.example");
+    std::fs::write(&two.key, "nonsense").unwrap();
+    let CertificateSource::Files(listed) = &mut config.listeners[0].certificate else { panic!() };
+    listed.push(two);
+    let errors = edge.workers.reload_certificates(&config, &edge.metrics).unwrap_err();
+    assert_eq!(errors.len(), 2, "each problem is told: {errors:?}");
     connect(&new, edge.address(), "one.example").await.expect("a bad file replaces nothing");
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn the_expiry_of_a_certificate_is_shown_as_long_as_it_is_in_use() {
+    let files = Files::new("expiry");
+    let mut config = config(1);
+    config.listeners[0].certificate = CertificateSource::Files(vec![files.make("one.example")]);
+    let edge = TestEdge::start(&config);
+    let shown = |name: &str| {
+        let metrics = edge.metrics.render();
+        let is_its = |line: &&str| line.contains("certificate_expiry") && line.contains(name);
+        metrics.lines().find(is_its).map(|line| line.rsplit_once(' ').unwrap().1.to_owned())
+    };
+    assert!(shown("one.example.pem").is_some());
+
+    config.listeners[0].certificate = CertificateSource::Files(vec![files.make("two.example")]);
+    let reloaded = edge.workers.reload_certificates(&config, &edge.metrics).unwrap();
+    assert_eq!(shown("one.example.pem"), None);
+    assert_eq!(shown("two.example.pem"), Some(reloaded[0].not_after.to_string()));
     edge.stop().await;
 }
 

@@ -40,12 +40,19 @@ pub(super) struct Certificates(ArcSwap<Chosen>);
 struct Chosen {
     default: Arc<CertifiedKey>,
     by_name: HashMap<String, Arc<CertifiedKey>>,
+    /// What metrics call them.
+    labels: Vec<String>,
 }
 
 impl Certificates {
     /// The first is the default. Where two are for the same name, the earlier one wins.
     pub(super) fn new(certificates: &[Certificate]) -> Option<Self> {
         Some(Self(ArcSwap::from_pointee(Chosen::new(certificates)?)))
+    }
+
+    /// What metrics call those in use.
+    pub(super) fn labels(&self) -> Vec<String> {
+        self.0.load().labels.clone()
     }
 
     /// From now on new handshakes see `other`'s.
@@ -63,7 +70,8 @@ impl Chosen {
             }
         }
         let default = Arc::clone(&certificates.first()?.certified);
-        Some(Self { default, by_name })
+        let labels = certificates.iter().map(|certificate| certificate.label.clone()).collect();
+        Some(Self { default, by_name, labels })
     }
 
     /// By the name itself, then by a wildcard for its first label (RFC 9525 section 6.3), then the

@@ -7,7 +7,7 @@ use std::{
 
 use tidegate::{
     client::{self, RequestOptions, Trust},
-    config::Config,
+    config::{Config, Problems},
     gateway::{Drained, Gateway, Running},
     metrics::Metrics,
 };
@@ -31,6 +31,7 @@ pub(crate) struct Setup {
     /// Worker threads.
     pub(crate) workers: u32,
     top: String,
+    certificate: String,
     listener: String,
     tables: String,
 }
@@ -44,7 +45,8 @@ impl Setup {
     /// The same with these keys of the `[drain]` table.
     pub(crate) fn with_drain(keys: &str) -> Self {
         let tables = format!("[drain]\n{keys}\n");
-        Self { workers: 1, top: String::new(), listener: String::new(), tables }
+        let certificate = "self_signed = [\"localhost\", \"127.0.0.1\"]".to_owned();
+        Self { workers: 1, top: String::new(), certificate, listener: String::new(), tables }
     }
 
     /// A route at `path` to these endpoints.
@@ -92,6 +94,12 @@ impl Setup {
         self
     }
 
+    /// What the listener says about its certificate.
+    pub(crate) fn certificate(mut self, toml: &str) -> Self {
+        toml.clone_into(&mut self.certificate);
+        self
+    }
+
     /// Keys of the `[server]` table.
     pub(crate) fn server(mut self, toml: &str) -> Self {
         self.top.push_str(toml);
@@ -106,20 +114,23 @@ impl Setup {
     }
 
     fn toml(&self) -> String {
-        let Self { workers, top, listener, tables } = self;
+        let Self { workers, top, certificate, listener, tables } = self;
         format!(
             "version = 1\n[server]\nworkers = {workers}\n{top}\n\
              [[listener]]\nname = \"edge\"\nquic = [\"127.0.0.1:0\"]\n\
-             self_signed = [\"localhost\", \"127.0.0.1\"]\n{listener}\n\
+             {certificate}\n{listener}\n\
              [admin]\nlisten = \"127.0.0.1:0\"\n{tables}\n"
         )
     }
 
+    /// What a gateway makes of it.
+    pub(crate) fn read(&self) -> Result<Config, Problems> {
+        Config::parse(&self.toml(), "test.toml", Path::new("."))
+    }
+
     /// Starts it.
     pub(crate) async fn start(self) -> TestGateway {
-        let toml = self.toml();
-        let config = Config::parse(&toml, "test.toml", Path::new("."))
-            .unwrap_or_else(|problems| panic!("{problems}\n{toml}"));
+        let config = self.read().unwrap_or_else(|problems| panic!("{problems}\n{}", self.toml()));
         let running = Gateway::bind(config).await.unwrap().start().unwrap();
         soon(running.lifecycle().started()).await;
         let books = Books(running.metrics().clone());

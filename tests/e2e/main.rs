@@ -31,6 +31,7 @@ mod migration;
 #[allow(clippy::disallowed_types, reason = "a client without our client")]
 mod raw;
 mod receivers;
+mod reload;
 mod routing;
 mod sessions;
 mod shapes;
