@@ -230,14 +230,8 @@ mod tests {
             token
         };
         let open = |keys: &Arc<dyn HandshakeTokenKey>, token: &[u8]| {
-            let opened = keys
-                .aead_from_hkdf(b"nonce")
-                .open(&mut token.to_vec(), b"more")
-                .is_ok_and(|opened| {
-                    assert_eq!(opened, b"192.0.2.1");
-                    true
-                });
-            opened
+            let opened = |opened: &mut [u8]| opened == b"192.0.2.1";
+            keys.aead_from_hkdf(b"nonce").open(&mut token.to_vec(), b"more").is_ok_and(opened)
         };
         for (sealer, opener, good) in [
             (&old, &both, true),
