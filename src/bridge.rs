@@ -200,15 +200,14 @@ fn contain<T>(
     })
 }
 
-/// As much as one read takes: the largest UDP payload and the longest prefix fit, and for TCP larger
-/// reads gain nothing that was measurable.
-const SCRATCH_BYTES: usize = 64 * 1024 + 8;
+/// As much as one read takes; larger reads gain nothing that was measurable.
+const SCRATCH_BYTES: usize = 64 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice());
 }
 
-/// Lends this thread's buffer for one read. What was read is copied out once, to its exact size, so
+/// Lends this thread's buffer for one read of TCP. What was read is copied out once, to its exact size, so
 /// that a waiting bridge holds no buffer.
 fn with_scratch<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
     SCRATCH.with_borrow_mut(|buffer| read(buffer))
@@ -235,11 +234,14 @@ name = "game"
 path = "/game"
 origins = "any"
 backend = "game"
+datagram_queue = "2KiB"
+datagram_latest_per_key = { offset = 1, bytes = 2 }
 [backend.game]
 endpoints = [{ tcp = "127.0.0.1:9" }]
 "#;
 
-    fn context(metrics: &Metrics) -> Context {
+    /// A session on a route whose datagrams have keys.
+    pub(super) fn context(metrics: &Metrics) -> Context {
         let config = Config::parse(ROUTE, "test.toml", Path::new(".")).unwrap();
         let routes = RouteTable::new(&config.routes, metrics);
         let backend = Arc::clone(Backends::new(&config.backends, metrics).get("game").unwrap());

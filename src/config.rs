@@ -10,6 +10,7 @@
 //! raw shape. Defaults live beside the settings they belong to; `config/tidegate.toml` shows each
 //! key with its default and its reason, and a test holds that file to this code.
 
+mod datagram;
 mod effective;
 mod host;
 mod host_pattern;
@@ -30,6 +31,7 @@ use std::{
 };
 
 pub use self::{
+    datagram::DatagramKey,
     host::{HostPort, is_certificate_name},
     host_pattern::{HostPattern, HostPatternError, request_host},
     introduction::{Introduction, ProxyTlv, UdpProxy},
@@ -437,6 +439,8 @@ pub struct Route {
     pub opens: Opens,
     /// What the gateway opens at the session's start beside all that. Default `off`.
     pub push: PushMode,
+    /// Of waiting datagrams with the same key, only the newest is kept. Default: none has a key.
+    pub datagram_key: Option<DatagramKey>,
 }
 
 /// Defaults of settings whose type does not tell.

@@ -73,6 +73,7 @@ struct Families {
     datagrams: IntCounterVec,
     datagram_bytes: IntCounterVec,
     datagram_drops: IntCounterVec,
+    datagram_queue_seconds: HistogramVec,
 
     imbalance_bytes: IntCounterVec,
     imbalance_datagrams: IntCounterVec,
@@ -185,6 +186,7 @@ impl Metrics {
                 f.stream_ends.with_label_values(&[name, r.word()])
             }),
             discarded_bytes: f.stream_lost.with_label_values(&[name, DOWN, "discarded"]),
+            datagram_queue_seconds: f.datagram_queue_seconds.with_label_values(&[name]),
             imbalance_bytes: f.imbalance_bytes.with_label_values(&[name]),
             imbalance_datagrams: f.imbalance_datagrams.with_label_values(&[name]),
             up: f.direction(name, UP),
@@ -349,6 +351,7 @@ pub struct RouteMetrics {
     pub stream_ends: Reasons<StreamEnd>,
     /// Bytes that backends answered on the connections of unidirectional streams, lost on purpose.
     pub discarded_bytes: IntCounter,
+    datagram_queue_seconds: Histogram,
     /// Bytes that the books of ended sessions do not account for: a fault in the gateway.
     pub imbalance_bytes: IntCounter,
     /// The same for datagrams.
@@ -376,6 +379,11 @@ impl RouteMetrics {
     /// Counts a stream as open for as long as the guard lives.
     pub fn stream_opened(&self) -> GaugeGuard {
         GaugeGuard::new(&self.streams)
+    }
+
+    /// Notes how long a datagram has waited in a session's queue until it was sent or lost.
+    pub fn datagram_waited(&self, time: Duration) {
+        self.datagram_queue_seconds.observe(time.as_secs_f64());
     }
 
     /// Notes how long an ended session lived.
@@ -603,6 +611,13 @@ impl Families {
                 "Datagrams lost.",
                 &["route", "direction", "reason"],
             ),
+            datagram_queue_seconds: histograms(
+                r,
+                "datagram_queue_seconds",
+                "How long datagrams that had to wait for the client waited, until sent or lost.",
+                &["route"],
+                &QUEUE_SECONDS,
+            ),
 
             imbalance_bytes: counters(
                 r,
@@ -662,6 +677,12 @@ const SHORT_SECONDS: [f64; 15] = [
 
 /// 1 s to a day and a bit, times four: how long sessions live.
 const LONG_SECONDS: [f64; 9] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0];
+
+/// 100 us to 10 s: how long datagrams wait.
+const QUEUE_SECONDS: [f64; 16] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
+];
 
 fn opts(name: &str, help: &str) -> Opts {
     Opts::new(name, help).namespace("tidegate")

@@ -294,6 +294,8 @@ reasons! {
         QueueFull = "queue_full", Gateway;
         /// Older than the route's `datagram_ttl` before it could be sent.
         Expired = "expired", Gateway;
+        /// A newer one with the same key came while it waited (`datagram_latest_per_key`).
+        Superseded = "superseded", Gateway;
         /// The route has no UDP backend, or its socket could not be opened.
         NoBackend = "no_backend", Backend;
         /// The kernel's socket buffer towards the backend was full.

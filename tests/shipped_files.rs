@@ -15,7 +15,7 @@ use tidegate::{
     config::{self, Config, HostPort},
     edge,
     gateway::Gateway,
-    reason::{Ending, Refusal, StreamEnd},
+    reason::{Ending, Loss, Refusal, StreamEnd},
 };
 use toml::de::{DeTable, DeValue};
 
@@ -224,6 +224,16 @@ fn the_readme_has_every_refusal_with_its_status() {
         (why.status().to_string(), why.to_string(), later)
     });
     assert_eq!(listed, known.collect());
+}
+
+#[test]
+fn the_readme_has_every_reason_for_the_loss_of_a_datagram() {
+    let listed: Vec<String> = rows("| reason | a datagram was lost because |")
+        .into_iter()
+        .map(|row| row[0].trim_matches('`').to_owned())
+        .collect();
+    let known: Vec<String> = Loss::ALL.iter().map(ToString::to_string).collect();
+    assert_eq!(listed, known);
 }
 
 /// The cells of the README's table with this heading.

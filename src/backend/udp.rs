@@ -1,21 +1,32 @@
 //! A UDP socket to a backend.
 
 use std::{
-    io::{self, IoSlice},
+    cell::RefCell,
+    future::poll_fn,
+    io::{self, IoSlice, IoSliceMut},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    task::{Context, Poll, ready},
+    sync::OnceLock,
 };
 
+use quinn_udp::{RecvMeta, UdpSocketState};
 use socket2::SockRef;
-use tokio::{io::ReadBuf, net::UdpSocket};
+use tokio::{io::Interest, net::UdpSocket};
 
 use super::udp_header::UdpHeader;
+
+/// Datagrams that one system call may bring. Together with the datagrams that QUIC's buffer takes at
+/// once: 32 of the largest that fit a client's path are less than `datagram_send_buffer`'s default.
+const BATCH: usize = 32;
+
+/// No datagram is larger.
+const MAX_BYTES: usize = 65_535;
 
 /// A UDP socket that is connected to one address of a backend.
 #[derive(Debug)]
 pub struct UdpConnection {
     socket: UdpSocket,
     header: UdpHeader,
+    batches: &'static UdpSocketState,
 }
 
 impl UdpConnection {
@@ -24,7 +35,7 @@ impl UdpConnection {
         let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no address known");
         for address in addresses {
             match open(*address) {
-                Ok(socket) => return Ok(Self { socket, header }),
+                Ok(socket) => return Ok(Self { batches: batches()?, socket, header }),
                 Err(error) => last = error,
             }
         }
@@ -50,13 +61,6 @@ impl UdpConnection {
         sent.map(drop)
     }
 
-    /// Receives one datagram into `buffer`.
-    pub fn poll_receive(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut buffer = ReadBuf::new(buffer);
-        ready!(self.socket.poll_recv(cx, &mut buffer)).inspect_err(|error| self.note(error))?;
-        Poll::Ready(Ok(buffer.filled().len()))
-    }
-
     /// How many bytes of what was received come before the payload. `None`: it is no reply to this
     /// session's client.
     pub fn header_of_reply(&self, received: &[u8]) -> Option<usize> {
@@ -68,6 +72,68 @@ impl UdpConnection {
             self.header.refused();
         }
     }
+
+    /// Waits until there is something to receive. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the runtime stops.
+    pub async fn readable(&self) -> io::Result<()> {
+        poll_fn(|cx| self.socket.poll_recv_ready(cx)).await
+    }
+
+    /// Receives what has come, each datagram whole, with one system call. Yields whether there may be
+    /// more: less than a batch counts as all there was, and [`Self::readable`] waits for the kernel's
+    /// word instead of asking.
+    ///
+    /// # Errors
+    /// What the kernel says of *earlier* datagrams, once. What has come stays.
+    pub fn receive(&self, mut each: impl FnMut(&[u8])) -> io::Result<bool> {
+        BUFFERS.with_borrow_mut(|buffers| {
+            let mut buffers = buffers.chunks_exact_mut(MAX_BYTES);
+            let mut buffers: [_; BATCH] =
+                std::array::from_fn(|_| IoSliceMut::new(buffers.next().unwrap_or_default()));
+            let mut about = [RecvMeta::default(); BATCH];
+            let mut received = 0;
+            let result = self.socket.try_io(Interest::READABLE, || {
+                received = self.batches.recv((&self.socket).into(), &mut buffers, &mut about)?;
+                // Said within, it makes tokio forget that the socket was ready, unless it became so anew.
+                if received < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            for (buffer, about) in buffers.iter().zip(&about).take(received) {
+                each(&buffer[..about.len]);
+            }
+            match result {
+                Ok(()) => Ok(true),
+                Err(drained) if drained.kind() == io::ErrorKind::WouldBlock => Ok(false),
+                Err(error) => {
+                    self.note(&error);
+                    Err(error)
+                }
+            }
+        })
+    }
+}
+
+thread_local! {
+    /// Lent for one receive. The system gives memory to what is touched of it: all of it only after 32 of
+    /// the largest datagrams at once.
+    static BUFFERS: RefCell<Box<[u8]>> =
+        RefCell::new(vec![0; BATCH * MAX_BYTES].into_boxed_slice());
+}
+
+/// What receives in batches, on any socket: on Linux it keeps nothing that a receive looks at.
+///
+/// It is made of a spare socket, since making it sets options: that sent datagrams are never fragmented,
+/// for one, which is QUIC's wish and not that of a backend behind a tunnel.
+fn batches() -> io::Result<&'static UdpSocketState> {
+    static BATCHES: OnceLock<UdpSocketState> = OnceLock::new();
+    if let Some(batches) = BATCHES.get() {
+        return Ok(batches);
+    }
+    let spare = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+        .or_else(|_no_ipv4| std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)))?;
+    let made = UdpSocketState::new((&spare).into())?;
+    Ok(BATCHES.get_or_init(|| made))
 }
 
 fn open(address: SocketAddr) -> io::Result<UdpSocket> {
@@ -79,4 +145,82 @@ fn open(address: SocketAddr) -> io::Result<UdpSocket> {
     socket.connect(address)?;
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{client_info::tests::client, tests::settings},
+        *,
+    };
+
+    /// A connection and its backend.
+    fn pair() -> (UdpConnection, std::net::UdpSocket) {
+        let backend = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let header = UdpHeader::new(&settings(&[]), &client());
+        let connection = UdpConnection::open(&[backend.local_addr().unwrap()], header).unwrap();
+        backend.connect(connection.socket.local_addr().unwrap()).unwrap();
+        (connection, backend)
+    }
+
+    async fn receive(connection: &UdpConnection) -> (Vec<Vec<u8>>, bool) {
+        connection.readable().await.unwrap();
+        let mut received = Vec::new();
+        let more = connection.receive(|datagram| received.push(datagram.to_vec())).unwrap();
+        (received, more)
+    }
+
+    #[tokio::test]
+    async fn one_call_brings_a_batch_and_the_next_the_rest() {
+        let (connection, backend) = pair();
+        let sent: Vec<Vec<u8>> = (0..BATCH + 3).map(|n| vec![n as u8; n * 7]).collect();
+        for datagram in &sent {
+            backend.send(datagram).unwrap();
+        }
+        let (mut received, more) = receive(&connection).await;
+        assert_eq!((received.len(), more), (BATCH, true));
+        let (rest, more) = receive(&connection).await;
+        assert_eq!((rest.len(), more), (3, false));
+        received.extend(rest);
+        assert!(received == sent, "whole and in order");
+    }
+
+    /// The first receive has asked the kernel only once, so it has to hear of what comes after it.
+    #[tokio::test]
+    async fn what_comes_after_a_short_batch_is_heard_of() {
+        let (connection, backend) = pair();
+        for round in 0..100_u8 {
+            backend.send(&[round]).unwrap();
+            assert_eq!(receive(&connection).await, (vec![vec![round]], false));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_largest_and_the_empty_datagram_are_whole() {
+        let (connection, backend) = pair();
+        let sent = [vec![7; 65_507], Vec::new(), vec![8; 65_507]];
+        for datagram in &sent {
+            backend.send(datagram).unwrap();
+        }
+        assert!(receive(&connection).await.0 == sent);
+    }
+
+    /// ICMP's word about a datagram that was sent must not cost one that has come.
+    #[tokio::test]
+    async fn an_error_of_the_past_costs_no_datagram() {
+        let (connection, backend) = pair();
+        let address = backend.local_addr().unwrap();
+        backend.send(b"before").unwrap();
+        drop(backend);
+        connection.send(b"to nobody").unwrap();
+        let refused =
+            connection.readable().await.and_then(|()| connection.receive(|_| panic!("too early")));
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(receive(&connection).await, (vec![b"before".to_vec()], false));
+
+        let backend = std::net::UdpSocket::bind(address).unwrap();
+        backend.connect(connection.socket.local_addr().unwrap()).unwrap();
+        backend.send(b"after").unwrap();
+        assert_eq!(receive(&connection).await.0, [b"after"]);
+    }
 }

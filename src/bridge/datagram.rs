@@ -11,19 +11,18 @@
 mod queue;
 
 use std::{
-    future::poll_fn,
     io,
     pin::pin,
     sync::{Arc, OnceLock},
-    task::ready,
 };
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use tokio::task::yield_now;
 use tracing::debug;
 
 use self::queue::Queue;
-use super::{Context, contain, with_scratch};
+use super::{Context, contain};
 use crate::{
     backend::UdpConnection,
     config::{DatagramsMode, UdpOpen},
@@ -125,50 +124,39 @@ async fn carry_down<D: Datagrams>(context: &Context, socket: &UdpConnection, cli
             () = &mut ended => return,
             // Cancelled, the oldest stays where it is.
             () = queue.shift(client), if !queue.is_empty() => {}
-            // Nothing is taken from the socket before it is ready.
-            received = receive(socket, client.prefix()) => match received {
-                Ok(Ok(framed)) => pass_down(context, client, &mut queue, framed),
-                Ok(Err(NoReply(bytes))) => {
-                    context.totals.down.take_datagram(bytes);
-                    context.lost_down(bytes, Loss::WrongHeader);
+            readable = socket.readable() => {
+                let Ok(()) = readable else { return };
+                match socket.receive(|received| match socket.header_of_reply(received) {
+                    Some(header) => pass_down(context, client, &mut queue, &received[header..]),
+                    None => lose_down(context, received.len() as u64, Loss::WrongHeader),
+                }) {
+                    // A full batch: what was passed on is to go out before there is more of it.
+                    Ok(true) => yield_now().await,
+                    Ok(false) => {}
+                    // ICMP about a datagram that was counted as passed on. Reading it has cleared it.
+                    Err(_stale) => {}
                 }
-                // ICMP about a datagram that was counted as passed on. Reading it has cleared it.
-                Err(_stale) => {}
-            },
+            }
         }
     }
 }
 
-/// A datagram of so many bytes that is no reply to this client.
-struct NoReply(u64);
-
-/// Receives one datagram behind the transport's prefix.
-async fn receive(socket: &UdpConnection, prefix: &[u8]) -> io::Result<Result<Bytes, NoReply>> {
-    poll_fn(|cx| {
-        with_scratch(|buffer| {
-            let received = ready!(socket.poll_receive(cx, &mut buffer[prefix.len()..]))?;
-            let received = prefix.len()..prefix.len() + received;
-            let Some(header) = socket.header_of_reply(&buffer[received.clone()]) else {
-                return Ok(Err(NoReply(received.len() as u64))).into();
-            };
-            // The prefix overwrites the end of the header, right before the payload.
-            buffer[header..header + prefix.len()].copy_from_slice(prefix);
-            Ok(Ok(Bytes::copy_from_slice(&buffer[header..received.end]))).into()
-        })
-    })
-    .await
+/// Books a datagram that is no reply to this client.
+fn lose_down(context: &Context, bytes: u64, why: Loss) {
+    context.totals.down.take_datagram(bytes);
+    context.lost_down(bytes, why);
 }
 
 /// Hands one datagram to the client's transport, or queues it behind those that wait.
-fn pass_down(context: &Context, client: &impl Datagrams, queue: &mut Queue<'_>, framed: Bytes) {
-    let payload = framed.len() - client.prefix().len();
-    let bytes = payload as u64;
+fn pass_down(context: &Context, client: &impl Datagrams, queue: &mut Queue<'_>, payload: &[u8]) {
+    let bytes = payload.len() as u64;
     context.totals.down.take_datagram(bytes);
     match client.max_payload() {
-        Some(most) if payload > most => return context.lost_down(bytes, Loss::Oversize),
+        Some(most) if payload.len() > most => return context.lost_down(bytes, Loss::Oversize),
         Some(_) => {}
         None => return context.lost_down(bytes, Loss::SessionEnded),
     }
+    let framed = framed(client.prefix(), payload);
     if !queue.is_empty() {
         return queue.push(framed);
     }
@@ -178,6 +166,14 @@ fn pass_down(context: &Context, client: &impl Datagrams, queue: &mut Queue<'_>, 
         Err(DatagramError::TooLarge) => context.lost_down(bytes, Loss::Oversize),
         Err(DatagramError::Closed) => context.lost_down(bytes, Loss::SessionEnded),
     }
+}
+
+/// The payload behind the transport's prefix, in one buffer of exactly that size.
+fn framed(prefix: &[u8], payload: &[u8]) -> Bytes {
+    let mut framed = Vec::with_capacity(prefix.len() + payload.len());
+    framed.extend_from_slice(prefix);
+    framed.extend_from_slice(payload);
+    framed.into()
 }
 
 #[cfg(test)]

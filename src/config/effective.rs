@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{
-    Backend, CertificateFiles, CertificateSource, Config, Endpoint, Keepalive, Limits, Listener,
-    PerClientLimits, Route, Server, Timeouts, Transport, raw,
+    Backend, CertificateFiles, CertificateSource, Config, DatagramKey, Endpoint, Keepalive, Limits,
+    Listener, PerClientLimits, Route, Server, Timeouts, Transport, raw,
     read::{HexBytes, Workers},
     units::{Patience, Period},
 };
@@ -160,12 +160,21 @@ fn route(route: &Route) -> raw::Route {
         datagram_ttl: Some(Period(route.datagram_ttl)),
         opens: Some(route.opens),
         push: Some(route.push),
+        datagram_latest_per_key: route.datagram_key.map(datagram_key),
         limits: Some(raw::RouteLimits {
             sessions: Some(route.max_sessions),
             streams_per_session: Some(route.max_streams_per_session),
             stream_rate: Some(route.stream_rate),
             ..Default::default()
         }),
+        ..Default::default()
+    }
+}
+
+fn datagram_key(key: DatagramKey) -> raw::DatagramKey {
+    raw::DatagramKey {
+        offset: Some(key.offset.into()),
+        bytes: Some(key.bytes.into()),
         ..Default::default()
     }
 }

@@ -5,6 +5,7 @@
 //! mistakes give three lines.
 
 mod backend;
+mod datagram;
 mod introduction;
 mod listener;
 mod route;

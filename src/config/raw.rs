@@ -243,7 +243,16 @@ section! {
         datagram_ttl: Period,
         opens: Opens,
         push: PushMode,
+        datagram_latest_per_key: DatagramKey,
         limits: RouteLimits,
+    }
+}
+
+section! {
+    /// `[route.datagram_latest_per_key]`
+    DatagramKey {
+        offset: u32,
+        bytes: u32,
     }
 }
 

@@ -148,8 +148,10 @@ async fn a_flood_from_the_client_is_passed_on_or_counted() {
     let up = [("direction", "client_to_backend")];
     let counted = gateway.metric("tidegate_datagrams_total", &up)
         + gateway.metric("tidegate_datagram_drops_total", &up);
-    // QUIC may lose packets on the way, and nobody sends a datagram again.
-    let sent = f64::from(SENT);
+    // QUIC may lose packets on the way, and nobody sends a datagram again. On a busy machine the client may
+    // also have closed before it had sent all.
+    let sent = stats.stats().frame_tx.datagram as f64;
+    assert!((1.0..=f64::from(SENT)).contains(&sent));
     let lost_packets = stats.stats().path.lost_packets as f64;
     assert!(counted <= sent && counted + 2.0 * lost_packets >= sent, "{counted} of {sent}");
     gateway.shut_down().await;

@@ -1,31 +1,44 @@
 //! Datagrams that wait for the client's transport.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Context, DatagramError, Datagrams, Loss};
+use crate::config::DatagramKey;
 
 /// Waiting datagrams, oldest first, bounded in bytes and in age. What is in it when it is dropped is
 /// counted as lost with the session.
+///
+/// Where the route has a key, of the waiting datagrams with the same key only the newest stays. It takes
+/// the place of the older one: at the end of the queue, a key that changes faster than the client's
+/// network drains would never be sent.
 #[derive(Debug)]
 pub(super) struct Queue<'a> {
     context: &'a Context,
     prefix_bytes: usize,
     waiting: VecDeque<Waiting>,
     bytes: usize,
+    /// How many have left: the number of the oldest, when all are counted as they come.
+    left: u64,
+    /// The number of the waiting datagram with a key.
+    by_key: HashMap<Key, u64>,
 }
+
+/// The bytes that tell what a datagram is about, filled up with zeros: all keys of a route have one size.
+type Key = [u8; DatagramKey::MAX_BYTES];
 
 #[derive(Debug)]
 struct Waiting {
     /// Prefix and payload.
     framed: Bytes,
-    expires: Instant,
+    since: Instant,
 }
 
 impl Waiting {
-    /// What it counts towards the bound: without its own size, empty datagrams would be free.
+    /// What it counts towards the bound: without its own size, empty datagrams would be free. A key's
+    /// place in the map is of the same order and not counted.
     fn cost(&self) -> usize {
         self.framed.len() + size_of::<Self>()
     }
@@ -33,7 +46,14 @@ impl Waiting {
 
 impl<'a> Queue<'a> {
     pub(super) fn new(context: &'a Context, prefix_bytes: usize) -> Self {
-        Self { context, prefix_bytes, waiting: VecDeque::new(), bytes: 0 }
+        Self {
+            context,
+            prefix_bytes,
+            waiting: VecDeque::new(),
+            bytes: 0,
+            left: 0,
+            by_key: HashMap::new(),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -42,11 +62,23 @@ impl<'a> Queue<'a> {
 
     /// Lets one wait. The oldest are lost until the bound holds, this one too if it alone is more.
     pub(super) fn push(&mut self, framed: Bytes) {
-        let settings = &self.context.route.settings;
-        let newest = Waiting { framed, expires: Instant::now() + settings.datagram_ttl };
+        let key = self.key(&framed);
+        let newest = Waiting { framed, since: Instant::now() };
         self.bytes += newest.cost();
-        self.waiting.push_back(newest);
-        while self.bytes > settings.datagram_queue.as_usize() {
+        match key.and_then(|key| self.place_of(&key)) {
+            Some(place) => {
+                let older = std::mem::replace(&mut self.waiting[place], newest);
+                let bytes = self.forget(&older);
+                self.context.lost_down(bytes, Loss::Superseded);
+            }
+            None => {
+                if let Some(key) = key {
+                    self.by_key.insert(key, self.left + self.waiting.len() as u64);
+                }
+                self.waiting.push_back(newest);
+            }
+        }
+        while self.bytes > self.context.route.settings.datagram_queue.as_usize() {
             self.lose_oldest(Loss::QueueFull);
         }
     }
@@ -54,9 +86,10 @@ impl<'a> Queue<'a> {
     /// Waits until the oldest is sent or lost. Cancel-safe: until then it stays.
     pub(super) async fn shift(&mut self, client: &impl Datagrams) {
         let Some(oldest) = self.waiting.front() else { return };
+        let expires = oldest.since + self.context.route.settings.datagram_ttl;
         let sent = tokio::select! {
             biased;
-            () = sleep_until(oldest.expires) => return self.lose_oldest(Loss::Expired),
+            () = sleep_until(expires) => return self.lose_oldest(Loss::Expired),
             // Cancelled, it was not sent.
             sent = client.send(oldest.framed.clone()) => sent,
         };
@@ -81,8 +114,34 @@ impl<'a> Queue<'a> {
     /// Lets go of the oldest. Yields the bytes of its payload.
     fn take_oldest(&mut self) -> Option<u64> {
         let oldest = self.waiting.pop_front()?;
-        self.bytes -= oldest.cost();
-        Some((oldest.framed.len() - self.prefix_bytes) as u64)
+        self.left += 1;
+        if let Some(key) = self.key(&oldest.framed) {
+            self.by_key.remove(&key);
+        }
+        Some(self.forget(&oldest))
+    }
+
+    /// Takes one that waits no more out of the books. Yields the bytes of its payload.
+    fn forget(&mut self, gone: &Waiting) -> u64 {
+        self.bytes -= gone.cost();
+        self.context.metrics().datagram_waited(gone.since.elapsed());
+        (gone.framed.len() - self.prefix_bytes) as u64
+    }
+
+    /// What the datagram is about. `None`: the route does not ask, or the datagram is too short to say.
+    fn key(&self, framed: &Bytes) -> Option<Key> {
+        let DatagramKey { offset, bytes } = self.context.route.settings.datagram_key?;
+        let start = self.prefix_bytes + usize::from(offset);
+        let bytes = framed.get(start..start + usize::from(bytes))?;
+        let mut key = Key::default();
+        key.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(key)
+    }
+
+    /// Where in the queue the datagram with this key is.
+    fn place_of(&self, key: &Key) -> Option<usize> {
+        let number = self.by_key.get(key)?;
+        usize::try_from(number - self.left).ok()
     }
 }
 
@@ -90,6 +149,110 @@ impl Drop for Queue<'_> {
     fn drop(&mut self) {
         while !self.is_empty() {
             self.lose_oldest(Loss::SessionEnded);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::{
+        bridge::tests::context,
+        metrics::Metrics,
+        transport::{
+            SessionRequest,
+            memory::{MemoryClient, MemoryDatagrams},
+        },
+    };
+
+    /// The way to a client that has room for so many, and the client.
+    fn way(room: usize) -> (MemoryDatagrams, MemoryClient) {
+        let (request, client) = MemoryClient::asking("/game");
+        client.take_datagrams(room, Some(1200));
+        (request.datagrams(), client)
+    }
+
+    /// Lets a datagram wait that has come.
+    fn push(queue: &mut Queue<'_>, prefix: &[u8], payload: &[u8]) {
+        queue.context.totals.down.take_datagram(payload.len() as u64);
+        queue.push([prefix, payload].concat().into());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_newest_of_a_key_takes_the_place_of_the_older_and_counts_its_own_age() {
+        let metrics = Metrics::new();
+        let (context, route) = (context(&metrics), metrics.route("game"));
+        let (client_way, client) = way(64);
+        let mut queue = Queue::new(&context, client_way.prefix().len());
+        let mut push = |payload: &[u8]| push(&mut queue, client_way.prefix(), payload);
+
+        push(b"1AA");
+        push(b"2BB");
+        push(b"s");
+        advance(Duration::from_millis(60)).await;
+        push(b"3AA+");
+        push(b"s");
+        assert_eq!(route.down.lost.get(Loss::Superseded), 1);
+        // The older ones are 110 ms old then, and the newer ones 50 ms.
+        advance(Duration::from_millis(50)).await;
+        while !queue.is_empty() {
+            queue.shift(&client_way).await;
+        }
+        assert_eq!(client.datagram().await, &b"3AA+"[..]);
+        assert_eq!(client.datagram().await, &b"s"[..]);
+        assert_eq!(route.down.lost.get(Loss::Expired), 2);
+        assert_eq!(route.down.datagrams.get(), 2);
+        let waited = "tidegate_datagram_queue_seconds_count{route=\"game\"} 5";
+        assert!(metrics.render().contains(waited), "each is seen once as it leaves");
+        drop(queue);
+        drop(context);
+        assert_eq!(route.imbalance_datagrams.get(), 0);
+    }
+
+    proptest! {
+        /// Compared with a plain list that is searched from end to end.
+        #[test]
+        fn whatever_comes_and_goes_there_is_one_of_each_key(
+            steps in proptest::collection::vec(proptest::option::weighted(0.7, (0..5_u8, 0..300_usize)), 0..200),
+        ) {
+            let metrics = Metrics::new();
+            let context = context(&metrics);
+            let mut queue = Queue::new(&context, 0);
+            let mut plain: Vec<Vec<u8>> = Vec::new();
+            for (number, step) in steps.into_iter().enumerate() {
+                let Some((key, extra)) = step else {
+                    queue.lose_oldest(Loss::Expired);
+                    if !plain.is_empty() {
+                        plain.remove(0);
+                    }
+                    continue;
+                };
+                // Key 0 stands for datagrams that are too short for one.
+                let mut payload = vec![number as u8, 0];
+                if key > 0 {
+                    payload.push(key);
+                    payload.resize(3 + extra, 0);
+                }
+                push(&mut queue, &[], &payload);
+                match plain.iter_mut().find(|other| key > 0 && other.get(2) == Some(&key)) {
+                    Some(other) => *other = payload,
+                    None => plain.push(payload),
+                }
+                let cost = |waiting: &[Vec<u8>]| -> usize {
+                    waiting.iter().map(|w| w.len() + size_of::<Waiting>()).sum()
+                };
+                while cost(&plain) > 2048 {
+                    plain.remove(0);
+                }
+                prop_assert_eq!(queue.bytes, cost(&plain));
+                prop_assert!(queue.waiting.iter().map(|w| &w.framed[..]).eq(plain.iter()));
+            }
+            prop_assert!(queue.by_key.len() <= queue.waiting.len());
         }
     }
 }

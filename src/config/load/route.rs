@@ -2,10 +2,10 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::{HOUR, MILLISECOND, all, backend::Backends, check_names};
+use super::{all, backend::Backends, check_names, datagram};
 use crate::config::{
-    Backend, ByteSize, DatagramsMode, Endpoint, HostPattern, HostPort, Opens, Origins, PushMode,
-    Route, RoutePath, StreamsMode, UniMode,
+    Backend, DatagramsMode, Endpoint, HostPattern, HostPort, Opens, Origins, PushMode, Route,
+    RoutePath, StreamsMode, UniMode,
     problems::{Collector, did_you_mean, join},
     raw::{self, Section},
 };
@@ -93,18 +93,7 @@ fn route(
     check_protocols(&raw, problems);
     let backend = backend(&raw, backends, problems);
     let modes = backend.as_ref().map(|backend| Modes::choose(&raw, backend, problems));
-    let datagram_queue = problems.within(
-        &raw.key("datagram_queue"),
-        raw.datagram_queue,
-        Route::DATAGRAM_QUEUE,
-        ByteSize::kib(2)..=ByteSize::mib(64),
-    );
-    let datagram_ttl = problems.period(
-        &raw.key("datagram_ttl"),
-        raw.datagram_ttl,
-        Route::DATAGRAM_TTL,
-        MILLISECOND..=HOUR,
-    );
+    let datagrams = datagram::rules(&raw, problems);
     let limits = raw.limits.unwrap_or_default();
     let (origins, modes) = (origins?, modes?);
     Some(Route {
@@ -128,8 +117,9 @@ fn route(
         half_close_timeout: raw
             .half_close_timeout
             .map_or(Route::HALF_CLOSE_TIMEOUT, |patience| patience.0),
-        datagram_queue,
-        datagram_ttl,
+        datagram_queue: datagrams.queue,
+        datagram_ttl: datagrams.ttl,
+        datagram_key: datagrams.key,
         opens: modes.opens,
         push: modes.push,
     })

@@ -253,7 +253,8 @@ fn the_effective_configuration_is_the_same_configuration() {
         VALID.replace(
             "origins = \"any\"",
             "origins = [\"null\", \"http://[::1]:8080\"]\nhalf_close_timeout = \"90s\"\n\
-             protocols = [\"a\", \"b\"]\nrequire_protocol = true",
+             protocols = [\"a\", \"b\"]\nrequire_protocol = true\n\
+             datagram_latest_per_key = { offset = 65506, bytes = 16 }",
         ),
         VALID.replace(
             "origins = \"any\"",
@@ -289,9 +290,11 @@ fn the_effective_configuration_has_every_key() {
     for key in known_keys() {
         let name = key.rsplit('.').next().unwrap();
         // Secrets and a self-signed certificate are alternatives that the sample does not have; its route
-        // names no hosts and speaks no protocols, and its backend is told of addresses alone.
+        // names no hosts, speaks no protocols and has datagrams without a key, and its backend is told of
+        // addresses alone.
         let is_absent = key.starts_with("server.secret")
             || key.starts_with("server.previous_secret")
+            || key.contains("datagram_latest_per_key")
             || ["self_signed", "hosts", "protocols", "proxy_tlvs", "preamble"].contains(&name);
         if !is_absent {
             assert!(effective.contains(&format!("{name} = ")), "{key} is not in\n{effective}");

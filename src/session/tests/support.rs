@@ -73,6 +73,7 @@ pub(super) fn route_to(backend: config::Backend) -> config::Route {
         datagram_ttl: Duration::from_secs(600),
         opens: Opens::Client,
         push: PushMode::Off,
+        datagram_key: None,
     }
 }
 
