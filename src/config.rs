@@ -31,7 +31,7 @@ use std::{
 };
 
 pub use self::{
-    datagram::DatagramKey,
+    datagram::{DatagramKey, Oversize},
     host::{HostPort, is_certificate_name},
     host_pattern::{HostPattern, HostPatternError, request_host},
     introduction::{Introduction, ProxyTlv, UdpProxy},
@@ -441,6 +441,12 @@ pub struct Route {
     pub push: PushMode,
     /// Of waiting datagrams with the same key, only the newest is kept. Default: none has a key.
     pub datagram_key: Option<DatagramKey>,
+    /// What becomes of a datagram larger than the client's path allows. Default `drop`.
+    pub oversize: Oversize,
+    /// Bytes of such datagrams that may be on their way, per session. Default 256 KiB.
+    pub oversize_queue: ByteSize,
+    /// Streams that carry such datagrams at once, per session. Default 16.
+    pub oversize_streams: u32,
 }
 
 /// Defaults of settings whose type does not tell.
@@ -451,6 +457,8 @@ impl Route {
     const HALF_CLOSE_TIMEOUT: Option<Duration> = None;
     const DATAGRAM_QUEUE: ByteSize = ByteSize::kib(64);
     const DATAGRAM_TTL: Duration = Duration::from_millis(100);
+    const OVERSIZE_QUEUE: ByteSize = ByteSize::kib(256);
+    const OVERSIZE_STREAMS: u32 = 16;
 }
 
 /// What becomes of a session's bidirectional streams.

@@ -74,6 +74,7 @@ struct Families {
     datagram_bytes: IntCounterVec,
     datagram_drops: IntCounterVec,
     datagram_queue_seconds: HistogramVec,
+    datagram_streams: IntCounterVec,
 
     imbalance_bytes: IntCounterVec,
     imbalance_datagrams: IntCounterVec,
@@ -187,6 +188,7 @@ impl Metrics {
             }),
             discarded_bytes: f.stream_lost.with_label_values(&[name, DOWN, "discarded"]),
             datagram_queue_seconds: f.datagram_queue_seconds.with_label_values(&[name]),
+            datagram_streams: f.datagram_streams.with_label_values(&[name]),
             imbalance_bytes: f.imbalance_bytes.with_label_values(&[name]),
             imbalance_datagrams: f.imbalance_datagrams.with_label_values(&[name]),
             up: f.direction(name, UP),
@@ -352,6 +354,8 @@ pub struct RouteMetrics {
     /// Bytes that backends answered on the connections of unidirectional streams, lost on purpose.
     pub discarded_bytes: IntCounter,
     datagram_queue_seconds: Histogram,
+    /// Datagrams passed to the client on streams of their own.
+    pub datagram_streams: IntCounter,
     /// Bytes that the books of ended sessions do not account for: a fault in the gateway.
     pub imbalance_bytes: IntCounter,
     /// The same for datagrams.
@@ -617,6 +621,12 @@ impl Families {
                 "How long datagrams that had to wait for the client waited, until sent or lost.",
                 &["route"],
                 &QUEUE_SECONDS,
+            ),
+            datagram_streams: counters(
+                r,
+                "datagram_streams_total",
+                "Datagrams too large for the client's path that were passed on by streams.",
+                &["route"],
             ),
 
             imbalance_bytes: counters(

@@ -296,6 +296,8 @@ reasons! {
         Expired = "expired", Gateway;
         /// A newer one with the same key came while it waited (`datagram_latest_per_key`).
         Superseded = "superseded", Gateway;
+        /// The client stopped the stream that carried it (`oversize = "stream"`).
+        ClientStopped = "client_stopped", Client;
         /// The route has no UDP backend, or its socket could not be opened.
         NoBackend = "no_backend", Backend;
         /// The kernel's socket buffer towards the backend was full.

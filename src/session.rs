@@ -18,7 +18,7 @@ use std::{
     net::IpAddr,
     panic::AssertUnwindSafe,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -207,7 +207,9 @@ async fn serve<R: SessionRequest>(
         }
         Err(Unprepared::Gone(end)) => return went_away(&head, &end),
     };
-    let datagrams = DatagramBridge::new(Arc::clone(&bridges), request.datagrams());
+    let opener = Arc::new(OnceLock::new());
+    let datagrams =
+        DatagramBridge::new(Arc::clone(&bridges), request.datagrams(), Arc::clone(&opener));
     let lifecycle = context.lifecycle.clone();
     let (events, first) = Events::new(Arc::clone(&bridges), datagrams, lifecycle);
     events.begin();
@@ -216,6 +218,8 @@ async fn serve<R: SessionRequest>(
         Ok(session) => session,
         Err(end) => return went_away(&head, &end),
     };
+    // Nobody else sets it.
+    _ = opener.set(session.opener());
     prepared.begin(&bridges, &session, first);
     let _open = route.metrics.session_opened(head.dialect);
     route.metrics.session_setup_took(asked.elapsed());

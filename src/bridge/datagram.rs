@@ -2,12 +2,14 @@
 //!
 //! Up, a datagram is sent on the connection's own task or is lost; nothing waits. Down, one task per
 //! session reads the socket: what the client's transport does not take at once waits in a queue that
-//! is bounded in bytes and in age, the oldest is lost first, and the socket is read on meanwhile.
+//! is bounded in bytes and in age, the oldest is lost first, and the socket is read on meanwhile. What is
+//! too large for the client's path may have a stream of its own.
 //!
 //! What always holds: each datagram is counted once, as passed or as lost with its reason; none is ever
 //! cut short; the socket lives as long as the session, whatever ICMP says, so that a backend which comes
 //! back is reached again.
 
+mod oversize;
 mod queue;
 
 use std::{
@@ -21,28 +23,30 @@ use futures_util::FutureExt;
 use tokio::task::yield_now;
 use tracing::debug;
 
-use self::queue::Queue;
+use self::{oversize::Streams, queue::Queue};
 use super::{Context, contain};
 use crate::{
     backend::UdpConnection,
     config::{DatagramsMode, UdpOpen},
     reason::Loss,
-    transport::{DatagramError, Datagrams},
+    transport::{DatagramError, Datagrams, StreamOpener},
 };
 
 /// Carries the datagrams of one session.
 #[derive(Debug)]
-pub struct DatagramBridge<D> {
+pub struct DatagramBridge<D, O> {
     context: Arc<Context>,
     client: D,
+    /// What opens streams for datagrams that are too large, once the session is accepted.
+    opener: Arc<OnceLock<O>>,
     /// Opened once. Only the connection's own task opens it.
     socket: OnceLock<Arc<UdpConnection>>,
 }
 
-impl<D: Datagrams> DatagramBridge<D> {
-    /// A bridge whose socket is not open yet.
-    pub fn new(context: Arc<Context>, client: D) -> Self {
-        Self { context, client, socket: OnceLock::new() }
+impl<D: Datagrams, O: StreamOpener> DatagramBridge<D, O> {
+    /// A bridge whose socket is not open yet. The opener may come later.
+    pub fn new(context: Arc<Context>, client: D, opener: Arc<OnceLock<O>>) -> Self {
+        Self { context, client, opener, socket: OnceLock::new() }
     }
 
     /// Opens the socket now, if the route says so. If that fails, the first datagram tries again.
@@ -96,7 +100,8 @@ impl<D: Datagrams> DatagramBridge<D> {
     fn start(&self, socket: UdpConnection) {
         let socket = Arc::clone(self.socket.get_or_init(|| Arc::new(socket)));
         let (context, client) = (Arc::clone(&self.context), self.client.clone());
-        let bridge = async move { carry_down(&context, &socket, &client).await };
+        let opener = Arc::clone(&self.opener);
+        let bridge = async move { carry_down(&context, &socket, &client, &opener).await };
         // After a panic there is nothing to add: it has ended the session, and the queue has counted what
         // it held.
         self.context.lifecycle.spawn(contain(Arc::clone(&self.context), bridge).map(drop));
@@ -114,21 +119,32 @@ fn loss(error: &io::Error) -> Loss {
 }
 
 /// Passes the backend's datagrams to the client until the session ends.
-async fn carry_down<D: Datagrams>(context: &Context, socket: &UdpConnection, client: &D) {
+async fn carry_down<D: Datagrams, O: StreamOpener>(
+    context: &Context,
+    socket: &UdpConnection,
+    client: &D,
+    opener: &OnceLock<O>,
+) {
     let mut ended = pin!(context.ended());
-    let mut queue = Queue::new(context, client.prefix().len());
+    let queue = Queue::new(context, client.prefix().len());
+    let mut way = Way { context, client, queue, streams: Streams::new(context, opener) };
     loop {
         tokio::select! {
             biased;
             // The queue counts what it still holds when it is dropped.
-            () = &mut ended => return,
+            () = &mut ended => break,
             // Cancelled, the oldest stays where it is.
-            () = queue.shift(client), if !queue.is_empty() => {}
+            too_large = way.queue.shift(client), if !way.queue.is_empty() => {
+                if let Some(payload) = too_large {
+                    way.streams.send(&payload);
+                }
+            }
+            () = way.streams.settle(), if !way.streams.is_empty() => {}
             readable = socket.readable() => {
                 let Ok(()) = readable else { return };
                 match socket.receive(|received| match socket.header_of_reply(received) {
-                    Some(header) => pass_down(context, client, &mut queue, &received[header..]),
-                    None => lose_down(context, received.len() as u64, Loss::WrongHeader),
+                    Some(header) => way.pass(&received[header..]),
+                    None => way.refuse(received),
                 }) {
                     // A full batch: what was passed on is to go out before there is more of it.
                     Ok(true) => yield_now().await,
@@ -139,32 +155,47 @@ async fn carry_down<D: Datagrams>(context: &Context, socket: &UdpConnection, cli
             }
         }
     }
+    // Each sees the end too, and lets go of its stream as the protocol wants.
+    while !way.streams.is_empty() {
+        way.streams.settle().await;
+    }
 }
 
-/// Books a datagram that is no reply to this client.
-fn lose_down(context: &Context, bytes: u64, why: Loss) {
-    context.totals.down.take_datagram(bytes);
-    context.lost_down(bytes, why);
+/// The ways to the client.
+struct Way<'a, D, O> {
+    context: &'a Context,
+    client: &'a D,
+    queue: Queue<'a>,
+    streams: Streams<'a, O>,
 }
 
-/// Hands one datagram to the client's transport, or queues it behind those that wait.
-fn pass_down(context: &Context, client: &impl Datagrams, queue: &mut Queue<'_>, payload: &[u8]) {
-    let bytes = payload.len() as u64;
-    context.totals.down.take_datagram(bytes);
-    match client.max_payload() {
-        Some(most) if payload.len() > most => return context.lost_down(bytes, Loss::Oversize),
-        Some(_) => {}
-        None => return context.lost_down(bytes, Loss::SessionEnded),
+impl<D: Datagrams, O: StreamOpener> Way<'_, D, O> {
+    /// Books a datagram that is no reply to this client.
+    fn refuse(&self, received: &[u8]) {
+        let bytes = received.len() as u64;
+        self.context.totals.down.take_datagram(bytes);
+        self.context.lost_down(bytes, Loss::WrongHeader);
     }
-    let framed = framed(client.prefix(), payload);
-    if !queue.is_empty() {
-        return queue.push(framed);
-    }
-    match client.try_send(framed) {
-        Ok(()) => context.datagram_down(bytes),
-        Err(DatagramError::Full(framed)) => queue.push(framed),
-        Err(DatagramError::TooLarge) => context.lost_down(bytes, Loss::Oversize),
-        Err(DatagramError::Closed) => context.lost_down(bytes, Loss::SessionEnded),
+
+    /// Hands one datagram to the client's transport, or queues it behind those that wait.
+    fn pass(&mut self, payload: &[u8]) {
+        let bytes = payload.len() as u64;
+        self.context.totals.down.take_datagram(bytes);
+        match self.client.max_payload() {
+            Some(most) if payload.len() > most => return self.streams.send(payload),
+            Some(_) => {}
+            None => return self.context.lost_down(bytes, Loss::SessionEnded),
+        }
+        let framed = framed(self.client.prefix(), payload);
+        if !self.queue.is_empty() {
+            return self.queue.push(framed);
+        }
+        match self.client.try_send(framed) {
+            Ok(()) => self.context.datagram_down(bytes),
+            Err(DatagramError::Full(framed)) => self.queue.push(framed),
+            Err(DatagramError::TooLarge) => self.streams.send(payload),
+            Err(DatagramError::Closed) => self.context.lost_down(bytes, Loss::SessionEnded),
+        }
     }
 }
 

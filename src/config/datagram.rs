@@ -14,3 +14,13 @@ impl DatagramKey {
     /// The longest key: a UUID.
     pub const MAX_BYTES: usize = 16;
 }
+
+/// What becomes of a backend's datagram that is larger than the client's path allows.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Oversize {
+    /// Lost, and counted.
+    #[default]
+    Drop,
+    /// Sent on a unidirectional stream of its own, which is finished after it.
+    Stream,
+}

@@ -161,6 +161,9 @@ fn route(route: &Route) -> raw::Route {
         opens: Some(route.opens),
         push: Some(route.push),
         datagram_latest_per_key: route.datagram_key.map(datagram_key),
+        oversize: Some(route.oversize),
+        oversize_queue: Some(route.oversize_queue),
+        oversize_streams: Some(route.oversize_streams),
         limits: Some(raw::RouteLimits {
             sessions: Some(route.max_sessions),
             streams_per_session: Some(route.max_streams_per_session),

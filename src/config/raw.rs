@@ -9,8 +9,8 @@ use serde::{Serialize, Serializer};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Balance, Congestion, DatagramsMode, LogFormat, Opens, ProxyProtocol, PushMode, RetryPolicy,
-    StreamsMode, UdpOpen, UniMode, WebTransportProfile,
+    Balance, Congestion, DatagramsMode, LogFormat, Opens, Oversize, ProxyProtocol, PushMode,
+    RetryPolicy, StreamsMode, UdpOpen, UniMode, WebTransportProfile,
     host::HostPort,
     host_pattern::HostPattern,
     introduction::{ProxyTlv, UdpProxy},
@@ -244,6 +244,9 @@ section! {
         opens: Opens,
         push: PushMode,
         datagram_latest_per_key: DatagramKey,
+        oversize: Oversize,
+        oversize_queue: ByteSize,
+        oversize_streams: u32,
         limits: RouteLimits,
     }
 }
@@ -349,6 +352,7 @@ words!(PushMode: Off = "off", Uni = "uni", Bidi = "bidi");
 words!(UniMode: Backend = "backend", Refuse = "refuse");
 words!(DatagramsMode: Udp = "udp", Drop = "drop");
 words!(UdpOpen: Datagram = "datagram", Session = "session");
+words!(Oversize: Drop = "drop", Stream = "stream");
 words!(Balance: RoundRobin = "round-robin", LeastSessions = "least-sessions");
 words!(ProxyProtocol: Off = "off", V1 = "v1", V2 = "v2");
 words!(ProxyTlv: UniqueId = "unique-id", Alpn = "alpn", Ssl = "ssl", Route = "route",

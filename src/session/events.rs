@@ -23,7 +23,7 @@ use crate::{
 /// Starts a bridge for each stream and passes each datagram on, as the route says.
 pub(super) struct Events<S: Session> {
     context: Arc<bridge::Context>,
-    datagrams: DatagramBridge<S::Datagrams>,
+    datagrams: DatagramBridge<S::Datagrams, S::Opener>,
     first: Arc<FirstOnly<S>>,
     lifecycle: Lifecycle,
     /// What the client may still open now. Locked once per stream.
@@ -35,7 +35,7 @@ impl<S: Session> Events<S> {
     /// wanted.
     pub(super) fn new(
         context: Arc<bridge::Context>,
-        datagrams: DatagramBridge<S::Datagrams>,
+        datagrams: DatagramBridge<S::Datagrams, S::Opener>,
         lifecycle: Lifecycle,
     ) -> (Self, FirstStream<S>) {
         let (first, stream) = FirstOnly::new(context.route().settings.opens);

@@ -6,7 +6,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -598,6 +601,7 @@ pub(crate) struct MemoryClient {
     datagrams: MemoryDatagrams,
     events: Arc<Mutex<Option<Events>>>,
     pipes: Arc<Mutex<Vec<SharedPipe>>>,
+    credit: Arc<AtomicUsize>,
 }
 
 impl std::fmt::Debug for MemoryClient {
@@ -606,7 +610,7 @@ impl std::fmt::Debug for MemoryClient {
     }
 }
 
-/// Credit of a stream, each way.
+/// Credit of a stream, each way, unless a test gives less.
 pub(crate) const CREDIT: usize = 256 * 1024;
 
 impl MemoryClient {
@@ -630,6 +634,7 @@ impl MemoryClient {
             datagrams: MemoryDatagrams(Arc::new(datagrams)),
             events: Arc::default(),
             pipes: Arc::default(),
+            credit: Arc::new(AtomicUsize::new(CREDIT)),
         };
         (MemoryRequest { head, client: client.clone() }, client)
     }
@@ -649,7 +654,7 @@ impl MemoryClient {
     }
 
     fn pipe(&self) -> SharedPipe {
-        let pipe = pipe(CREDIT);
+        let pipe = pipe(self.credit.load(Ordering::Relaxed));
         self.pipes.lock().unwrap().push(Arc::clone(&pipe));
         pipe
     }
@@ -677,6 +682,11 @@ impl MemoryClient {
     /// The next unidirectional stream that the gateway opens.
     pub(crate) async fn accept_uni(&self) -> ClientRecv {
         soon(self.session.wait(|state| state.uni.pop_front())).await
+    }
+
+    /// Gives streams that are opened from now on so many bytes of credit, each way.
+    pub(crate) fn give_byte_credit(&self, bytes: usize) {
+        self.credit.store(bytes, Ordering::Relaxed);
     }
 
     /// Lets the gateway open streams, or not any more.

@@ -50,6 +50,36 @@ async fn a_reply_that_is_too_large_is_lost_and_counted_and_no_other() {
     gateway.shut_down().await;
 }
 
+#[tokio::test]
+async fn a_reply_that_is_too_large_comes_on_a_stream_where_the_route_says_so() {
+    let backend = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = backend.local_addr().unwrap();
+    let keys = "oversize = \"stream\"";
+    let gateway = Setup::new().route_with("/game", None, Some(address), keys).start().await;
+    let session = gateway.session("/game").await;
+    session.send_datagram(b"go").unwrap();
+    let (_, client) = receive(&backend).await;
+    let sizes = [1_500, 20_000, 65_507];
+    for size in sizes {
+        backend.send_to(&pattern(size, 3), client).await.unwrap();
+    }
+    backend.send_to(b"small", client).await.unwrap();
+
+    assert_eq!(soon(session.read_datagram()).await.unwrap(), &b"small"[..]);
+    let mut seen = Vec::new();
+    for _ in sizes {
+        let mut stream = soon(session.accept_uni()).await.unwrap();
+        let bytes = soon(stream.read_to_end(100_000)).await.unwrap();
+        assert!(bytes == pattern(bytes.len(), 3), "the contents differ");
+        seen.push(bytes.len());
+    }
+    // Streams overtake each other.
+    seen.sort_unstable();
+    assert_eq!(seen, sizes);
+    assert!(gateway.metric("tidegate_datagram_streams_total", &[]) > 2.5);
+    gateway.shut_down().await;
+}
+
 /// Nobody listens, then somebody does: the session goes on, and no datagram is lost to an old error.
 #[tokio::test]
 async fn a_backend_that_comes_back_is_reached_again() {

@@ -68,8 +68,8 @@ impl<'a> Queue<'a> {
         match key.and_then(|key| self.place_of(&key)) {
             Some(place) => {
                 let older = std::mem::replace(&mut self.waiting[place], newest);
-                let bytes = self.forget(&older);
-                self.context.lost_down(bytes, Loss::Superseded);
+                let older = self.unpack(older);
+                self.context.lost_down(older.len() as u64, Loss::Superseded);
             }
             None => {
                 if let Some(key) = key {
@@ -84,48 +84,53 @@ impl<'a> Queue<'a> {
     }
 
     /// Waits until the oldest is sent or lost. Cancel-safe: until then it stays.
-    pub(super) async fn shift(&mut self, client: &impl Datagrams) {
-        let Some(oldest) = self.waiting.front() else { return };
+    ///
+    /// Yields its payload if it has become too large for the client's path: it is neither then.
+    pub(super) async fn shift(&mut self, client: &impl Datagrams) -> Option<Bytes> {
+        let oldest = self.waiting.front()?;
         let expires = oldest.since + self.context.route.settings.datagram_ttl;
         let sent = tokio::select! {
             biased;
-            () = sleep_until(expires) => return self.lose_oldest(Loss::Expired),
+            () = sleep_until(expires) => {
+                self.lose_oldest(Loss::Expired);
+                return None;
+            }
             // Cancelled, it was not sent.
             sent = client.send(oldest.framed.clone()) => sent,
         };
         match sent {
             Ok(()) => {
-                if let Some(bytes) = self.take_oldest() {
-                    self.context.datagram_down(bytes);
-                }
+                let bytes = self.take_oldest()?.len();
+                self.context.datagram_down(bytes as u64);
             }
+            Err(DatagramError::TooLarge) => return self.take_oldest(),
             Err(DatagramError::Full(_)) => self.lose_oldest(Loss::QueueFull),
-            Err(DatagramError::TooLarge) => self.lose_oldest(Loss::Oversize),
             Err(DatagramError::Closed) => self.lose_oldest(Loss::SessionEnded),
         }
+        None
     }
 
     fn lose_oldest(&mut self, why: Loss) {
-        if let Some(bytes) = self.take_oldest() {
-            self.context.lost_down(bytes, why);
+        if let Some(payload) = self.take_oldest() {
+            self.context.lost_down(payload.len() as u64, why);
         }
     }
 
-    /// Lets go of the oldest. Yields the bytes of its payload.
-    fn take_oldest(&mut self) -> Option<u64> {
+    /// Lets go of the oldest. Yields its payload.
+    fn take_oldest(&mut self) -> Option<Bytes> {
         let oldest = self.waiting.pop_front()?;
         self.left += 1;
         if let Some(key) = self.key(&oldest.framed) {
             self.by_key.remove(&key);
         }
-        Some(self.forget(&oldest))
+        Some(self.unpack(oldest))
     }
 
-    /// Takes one that waits no more out of the books. Yields the bytes of its payload.
-    fn forget(&mut self, gone: &Waiting) -> u64 {
+    /// Notes that one does not wait any more. Yields its payload.
+    fn unpack(&mut self, gone: Waiting) -> Bytes {
         self.bytes -= gone.cost();
         self.context.metrics().datagram_waited(gone.since.elapsed());
-        (gone.framed.len() - self.prefix_bytes) as u64
+        gone.framed.slice(self.prefix_bytes..)
     }
 
     /// What the datagram is about. `None`: the route does not ask, or the datagram is too short to say.

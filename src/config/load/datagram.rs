@@ -2,18 +2,21 @@
 
 use super::MILLISECOND;
 use crate::config::{
-    ByteSize, DatagramKey, Route,
+    ByteSize, DatagramKey, Oversize, Route,
     load::HOUR,
     problems::Collector,
     raw::{self, Section},
 };
 use std::time::Duration;
 
-/// The keys of a route that begin with `datagram_`.
+/// The keys of a route that begin with `datagram_` and `oversize`.
 pub(super) struct DatagramRules {
     pub(super) queue: ByteSize,
     pub(super) ttl: Duration,
     pub(super) key: Option<DatagramKey>,
+    pub(super) oversize: Oversize,
+    pub(super) oversize_queue: ByteSize,
+    pub(super) oversize_streams: u32,
 }
 
 pub(super) fn rules(raw: &raw::Route, problems: &mut Collector<'_>) -> DatagramRules {
@@ -31,6 +34,20 @@ pub(super) fn rules(raw: &raw::Route, problems: &mut Collector<'_>) -> DatagramR
             MILLISECOND..=HOUR,
         ),
         key: raw.datagram_latest_per_key.as_ref().and_then(|raw| key(raw, problems)),
+        oversize: raw.oversize.unwrap_or_default(),
+        // At least one of the largest must fit.
+        oversize_queue: problems.within(
+            &raw.key("oversize_queue"),
+            raw.oversize_queue,
+            Route::OVERSIZE_QUEUE,
+            ByteSize::kib(64)..=ByteSize::mib(64),
+        ),
+        oversize_streams: problems.within(
+            &raw.key("oversize_streams"),
+            raw.oversize_streams,
+            Route::OVERSIZE_STREAMS,
+            1..=1000,
+        ),
     }
 }
 

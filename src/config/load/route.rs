@@ -120,6 +120,9 @@ fn route(
         datagram_queue: datagrams.queue,
         datagram_ttl: datagrams.ttl,
         datagram_key: datagrams.key,
+        oversize: datagrams.oversize,
+        oversize_queue: datagrams.oversize_queue,
+        oversize_streams: datagrams.oversize_streams,
         opens: modes.opens,
         push: modes.push,
     })

@@ -254,7 +254,7 @@ fn the_effective_configuration_is_the_same_configuration() {
             "origins = \"any\"",
             "origins = [\"null\", \"http://[::1]:8080\"]\nhalf_close_timeout = \"90s\"\n\
              protocols = [\"a\", \"b\"]\nrequire_protocol = true\n\
-             datagram_latest_per_key = { offset = 65506, bytes = 16 }",
+             datagram_latest_per_key = { offset = 65506, bytes = 16 }\noversize = \"stream\"",
         ),
         VALID.replace(
             "origins = \"any\"",

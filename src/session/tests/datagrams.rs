@@ -5,9 +5,9 @@ use std::{net::SocketAddr, time::Duration};
 use super::support::*;
 use crate::{
     backend::tests::dead_address,
-    config::{self, ByteSize, DatagramKey, DatagramsMode, UdpOpen, UdpProxy},
-    reason::Loss,
-    transport::memory::MemoryClient,
+    config::{self, ByteSize, DatagramKey, DatagramsMode, Oversize, UdpOpen, UdpProxy},
+    reason::{Loss, StreamEnd},
+    transport::memory::{MemoryClient, SeenEnd},
 };
 
 /// A session whose socket is open, and the socket's address.
@@ -381,4 +381,133 @@ async fn what_is_too_large_for_a_packet_with_its_header_is_lost_and_counted() {
         assert_eq!(server.receive().await.0.len(), 65_507, "{how:?}");
         assert_eq!(gateway.route.up.lost.get(Loss::Oversize), 1, "{how:?}");
     }
+}
+
+/// A session whose datagrams of more than 1,200 bytes go on streams, changed like this.
+async fn with_streams(
+    change: impl FnOnce(&mut config::Route),
+) -> (Gateway, MemoryClient, UdpServer, SocketAddr) {
+    let server = UdpServer::new().await;
+    let mut route = udp_route(server.address());
+    route.oversize = Oversize::Stream;
+    change(&mut route);
+    let gateway = Gateway::new(route);
+    let (client, from) = talking(&gateway, &server).await;
+    (gateway, client, server, from)
+}
+
+#[tokio::test]
+async fn what_is_too_large_for_the_client_may_have_a_stream_of_its_own() {
+    let (gateway, client, server, from) = with_streams(|_| {}).await;
+    let (large, largest) = (pattern(1201), pattern(65_507));
+    server.send(&large, from).await;
+    server.send(&largest, from).await;
+    server.send(&[2; 1200], from).await;
+
+    assert_eq!(&client.datagram().await[..], [2; 1200]);
+    for payload in [large, largest] {
+        let (bytes, end) = client.accept_uni().await.read_to_end().await;
+        assert!(bytes == payload && end == SeenEnd::Finished);
+    }
+    until(|| gateway.route.datagram_streams.get() == 2).await;
+    assert_eq!(gateway.route.down.datagrams.get(), 3);
+    assert_eq!(gateway.route.down.datagram_bytes.get(), 1201 + 65_507 + 1200);
+    assert_eq!(gateway.route.stream_ends.get(StreamEnd::Finished), 0, "no stream of the backend's");
+}
+
+#[tokio::test]
+async fn what_becomes_too_large_while_it_waits_may_have_a_stream_too() {
+    let (gateway, client, server, from) = with_streams(|_| {}).await;
+    client.take_datagrams(0, Some(1200));
+    server.send(&[1; 11], from).await;
+    server.send(&[2; 10], from).await;
+    server.send(&[3; 1201], from).await;
+    // When the last is here, the others wait.
+    assert_eq!(client.accept_uni().await.read_to_end().await, (vec![3; 1201], SeenEnd::Finished));
+
+    client.take_datagrams(64, Some(10));
+    assert_eq!(&client.datagram().await[..], [2; 10]);
+    assert_eq!(client.accept_uni().await.read_to_end().await, (vec![1; 11], SeenEnd::Finished));
+    until(|| gateway.route.datagram_streams.get() == 2).await;
+}
+
+#[tokio::test]
+async fn streams_for_large_datagrams_are_bounded_in_number() {
+    let (gateway, client, server, from) = with_streams(|route| route.oversize_streams = 2).await;
+    client.give_stream_credit(false);
+    for number in 0..5 {
+        server.send(&[number; 1300], from).await;
+    }
+    gateway.loses_down(Loss::QueueFull, 3).await;
+
+    client.give_stream_credit(true);
+    for number in 0..2 {
+        let seen = client.accept_uni().await.read_to_end().await;
+        assert_eq!(seen, (vec![number; 1300], SeenEnd::Finished));
+    }
+    // There is room again.
+    until(|| gateway.route.datagram_streams.get() == 2).await;
+    server.send(&[9; 1300], from).await;
+    assert_eq!(client.accept_uni().await.read_to_end().await, (vec![9; 1300], SeenEnd::Finished));
+    assert_eq!(gateway.route.down.lost.get(Loss::QueueFull), 3);
+}
+
+#[tokio::test]
+async fn streams_for_large_datagrams_are_bounded_in_bytes() {
+    let (gateway, client, server, from) =
+        with_streams(|route| route.oversize_queue = ByteSize(2600)).await;
+    client.give_stream_credit(false);
+    for number in 0..3 {
+        server.send(&[number; 1300], from).await;
+    }
+    gateway.loses_down(Loss::QueueFull, 1).await;
+    client.give_stream_credit(true);
+    for number in 0..2 {
+        let seen = client.accept_uni().await.read_to_end().await;
+        assert_eq!(seen, (vec![number; 1300], SeenEnd::Finished));
+    }
+}
+
+#[tokio::test]
+async fn a_large_datagram_that_gets_no_stream_in_time_is_lost() {
+    let (gateway, client, server, from) =
+        with_streams(|route| route.datagram_ttl = Duration::from_millis(5)).await;
+    client.give_stream_credit(false);
+    server.send(&[1; 1300], from).await;
+    gateway.loses_down(Loss::Expired, 1).await;
+    client.give_stream_credit(true);
+    assert!(!client.has_streams());
+}
+
+/// Half of it is with the client then, and must not look whole.
+#[tokio::test]
+async fn a_large_datagram_on_its_way_is_lost_with_the_session() {
+    let (gateway, client, server, from) = with_streams(|_| {}).await;
+    client.give_byte_credit(1000);
+    server.send(&[1; 1300], from).await;
+    let stream = client.accept_uni().await;
+    stream.blocked().await;
+    client.give_stream_credit(false);
+    server.send(&[2; 1300], from).await;
+    server.send(b"small", from).await;
+    // When this is here, the second waits for its stream.
+    assert_eq!(&client.datagram().await[..], b"small");
+
+    client.close(0, "");
+    gateway.leaves_nothing_behind().await;
+    assert_eq!(gateway.route.down.lost.get(Loss::SessionEnded), 2);
+    assert!(stream.is_abandoned());
+    assert_eq!(gateway.route.down.datagrams.get(), 1);
+}
+
+#[tokio::test]
+async fn a_large_datagram_that_the_client_stops_is_counted() {
+    let (gateway, client, server, from) = with_streams(|_| {}).await;
+    client.give_byte_credit(1000);
+    server.send(&[1; 1300], from).await;
+    let stream = client.accept_uni().await;
+    stream.blocked().await;
+    stream.stop(42);
+    assert_eq!(stream.reset().await, Some(42));
+    gateway.loses_down(Loss::ClientStopped, 1).await;
 }

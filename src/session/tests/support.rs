@@ -1,9 +1,10 @@
 //! A gateway without an edge: routes, backends and sessions of clients in memory.
 
 use std::{
+    cell::RefCell,
     io::{self, Write},
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Once},
     time::Duration,
 };
 
@@ -18,8 +19,8 @@ use tokio::{
 use crate::{
     backend::{Backends, tests::settings},
     config::{
-        self, ByteSize, DatagramsMode, HostPort, Limit, Opens, Origins, PerClientLimits, PushMode,
-        Rate, RoutePath, Segment, StreamsMode, UdpOpen, UniMode,
+        self, ByteSize, DatagramsMode, HostPort, Limit, Opens, Origins, Oversize, PerClientLimits,
+        PushMode, Rate, RoutePath, Segment, StreamsMode, UdpOpen, UniMode,
     },
     lifecycle::Lifecycle,
     limit::Clients,
@@ -74,6 +75,9 @@ pub(super) fn route_to(backend: config::Backend) -> config::Route {
         opens: Opens::Client,
         push: PushMode::Off,
         datagram_key: None,
+        oversize: Oversize::Drop,
+        oversize_queue: ByteSize(256 * 1024),
+        oversize_streams: 16,
     }
 }
 
@@ -304,18 +308,21 @@ pub(super) async fn fill(send: &ClientSend) -> usize {
     }
 }
 
-/// What is logged on this thread as long as it lives, as JSON.
-pub(super) struct Logs {
-    written: Written,
-    _subscriber: tracing::subscriber::DefaultGuard,
+thread_local! {
+    /// What was logged on this thread since a test began to listen.
+    static LOGGED: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
-#[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
+/// What is logged on this thread as long as it lives, as JSON.
+pub(super) struct Logs(());
 
-impl Write for Written {
+/// Writes to where this thread's test listens, if it does.
+struct ToThisThread;
+
+impl Write for ToThisThread {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Write::write(&mut *self.0.lock().unwrap(), bytes)
+        LOGGED.with_borrow_mut(|logged| logged.as_mut().map(|logged| logged.extend(bytes)));
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -323,17 +330,27 @@ impl Write for Written {
     }
 }
 
+impl Drop for Logs {
+    fn drop(&mut self) {
+        LOGGED.take();
+    }
+}
+
 impl Logs {
+    /// One subscriber for the process: with one per thread, whether a line is wanted can be decided, and
+    /// remembered, by a thread that has none.
     pub(super) fn collect() -> Self {
-        let written = Written::default();
-        let writer = written.clone();
-        let json = tracing_subscriber::fmt().json();
-        let subscriber = json.with_writer(move || writer.clone()).finish();
-        Self { written, _subscriber: tracing::subscriber::set_default(subscriber) }
+        static SUBSCRIBED: Once = Once::new();
+        SUBSCRIBED.call_once(|| {
+            tracing_subscriber::fmt().json().with_writer(|| ToThisThread).init();
+        });
+        LOGGED.set(Some(Vec::new()));
+        Self(())
     }
 
     pub(super) fn text(&self) -> String {
-        String::from_utf8(self.written.0.lock().unwrap().clone()).unwrap()
+        let logged = LOGGED.with_borrow(Clone::clone).unwrap_or_default();
+        String::from_utf8(logged).unwrap()
     }
 
     /// The one line at the end of the one session.
