@@ -11,7 +11,9 @@ import ssl
 import struct
 import sys
 from collections import defaultdict
+from functools import partial
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from aioquic.asyncio.client import connect
 from aioquic.asyncio.protocol import QuicConnectionProtocol
@@ -26,12 +28,33 @@ WT_SESSION_GONE = 0x170D7B68
 FIRST_APPLICATION_CODE = 0x52E4A40FA8DB
 
 
+# What clients of a generation say of it, and nothing of the others.
+DRAFT_02 = {0x33: 1, 0xFFD277: 1, 0x2B603742: 1}
+DRAFT_07 = {0x08: 1, 0x33: 1, 0xC671706A: 1}
+
+
+class H3(H3Connection):
+    """aioquic's HTTP/3 with other settings than its own."""
+
+    def __init__(self, quic, settings):
+        self.wanted_settings = settings
+        super().__init__(quic, enable_webtransport=True)
+
+    def _get_local_settings(self):
+        settings = super()._get_local_settings()
+        if self.wanted_settings is None:
+            return settings
+        qpack = {key: settings[key] for key in (0x01, 0x07)}
+        return qpack | self.wanted_settings
+
+
 class Client(QuicConnectionProtocol):
     """Keeps what each stream has brought, and wakes whoever waits for it."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, settings=None, metrics=None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.h3 = H3Connection(self._quic, enable_webtransport=True)
+        self.h3 = H3(self._quic, settings)
+        self.metrics = metrics
         self.opened = set()
         self.headers = {}
         self.data = defaultdict(bytes)
@@ -75,7 +98,7 @@ class Client(QuicConnectionProtocol):
                 self.changed.clear()
                 await self.changed.wait()
 
-    async def request(self, method, path, authority, protocol=None):
+    async def request(self, method, path, authority, protocol=None, more=()):
         """Makes a request; the stream's id and the status."""
         stream = self._quic.get_next_available_stream_id()
         headers = [
@@ -86,15 +109,22 @@ class Client(QuicConnectionProtocol):
         ]
         if protocol is not None:
             headers.append((b":protocol", protocol))
+        headers.extend(more)
         self.h3.send_headers(stream, headers, end_stream=protocol is None)
         self.transmit()
         await self.until(lambda: stream in self.headers)
         return stream, int(self.headers[stream][b":status"])
 
-    async def session(self, path, authority, protocol=b"webtransport"):
-        stream, status = await self.request(b"CONNECT", path, authority, protocol)
+    async def session(self, path, authority, protocol=b"webtransport", more=()):
+        stream, status = await self.request(b"CONNECT", path, authority, protocol, more)
         assert status == 200, f"{path} answered {status}"
         return stream
+
+    async def sessions_of(self, dialect):
+        """How many sessions the gateway has counted for a generation."""
+        read = await asyncio.to_thread(lambda: urlopen(self.metrics, timeout=PATIENCE).read().decode())
+        lines = [line for line in read.splitlines() if line.startswith("tidegate_sessions_total{")]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if f'dialect="{dialect}"' in line)
 
     def open(self, session, data, end=True, uni=False):
         stream = self.h3.create_webtransport_stream(session, is_unidirectional=uni)
@@ -110,7 +140,10 @@ class Client(QuicConnectionProtocol):
 
 
 async def echoes_streams_and_datagrams(client, authority):
-    session = await client.session("/echo", authority)
+    await echoes(client, await client.session("/echo", authority))
+
+
+async def echoes(client, session):
     data = bytes(range(256)) * 4096
     stream = client.open(session, data)
     await client.until(lambda: stream in client.ended)
@@ -162,6 +195,25 @@ async def speaks_the_newer_token(client, authority):
     assert client.data[stream] == b"newer"
 
 
+async def is_served_as_draft(client, authority, draft, more=()):
+    before = await client.sessions_of(draft)
+    session = await client.session("/echo", authority, more=more)
+    await echoes(client, session)
+    assert await client.sessions_of(draft) == before + 1
+    return client.headers[session]
+
+
+async def speaks_draft_02_alone(client, authority):
+    more = [(b"sec-webtransport-http3-draft02", b"1")]
+    answer = await is_served_as_draft(client, authority, "draft02", more)
+    assert answer[b"sec-webtransport-http3-draft"] == b"draft02", answer
+
+
+async def speaks_draft_07_alone(client, authority):
+    answer = await is_served_as_draft(client, authority, "draft07")
+    assert b"sec-webtransport-http3-draft" not in answer, answer
+
+
 async def skips_capsules_it_does_not_know(client, authority):
     session = await client.session("/echo", authority)
     client.capsule(session, 0x29 * 1000 + 0x17, b"x" * 100_000)
@@ -185,12 +237,20 @@ CASES = [
     answers_ordinary_requests_beside_sessions,
     refuses_with_a_status_and_a_reason,
     speaks_the_newer_token,
+    speaks_draft_02_alone,
+    speaks_draft_07_alone,
     skips_capsules_it_does_not_know,
     maps_the_codes_of_resets,
 ]
 
 
-async def run(case, url, wanted_hash):
+# What the cases say in their settings; the others say what aioquic does.
+SETTINGS = {speaks_draft_02_alone: DRAFT_02, speaks_draft_07_alone: DRAFT_07}
+
+
+async def run(case, facts):
+    url, wanted_hash = urlsplit(facts["url"]), facts["cert_hash_hex"]
+    protocol = partial(Client, settings=SETTINGS.get(case), metrics=facts["admin"] + "/metrics")
     configuration = QuicConfiguration(
         is_client=True,
         alpn_protocols=H3_ALPN,
@@ -198,7 +258,7 @@ async def run(case, url, wanted_hash):
         verify_mode=ssl.CERT_NONE,
     )
     async with connect(
-        url.hostname, url.port, configuration=configuration, create_protocol=Client
+        url.hostname, url.port, configuration=configuration, create_protocol=protocol
     ) as client:
         certificate = client._quic.tls._peer_certificate
         from cryptography.hazmat.primitives.serialization import Encoding
@@ -211,11 +271,10 @@ async def run(case, url, wanted_hash):
 async def main():
     with open(sys.argv[1], encoding="utf-8") as facts:
         facts = json.load(facts)
-    url = urlsplit(facts["url"])
     failed = 0
     for case in CASES:
         try:
-            await run(case, url, facts["cert_hash_hex"])
+            await run(case, facts)
             print(f"ok     {case.__name__}")
         except Exception as error:  # whatever it is, the case has failed and the others are to run
             failed += 1
