@@ -130,16 +130,6 @@ async fn a_datagram_that_is_too_old_is_lost() {
 }
 
 #[tokio::test]
-async fn what_no_socket_can_send_is_counted() {
-    let server = UdpServer::new().await;
-    let gateway = Gateway::new(udp_route(server.address()));
-    let (client, _) = talking(&gateway, &server).await;
-    client.send_datagram(&[0; 65_508]);
-    assert_eq!(gateway.route.up.lost.get(Loss::SocketError), 1);
-    assert_eq!(gateway.route.up.datagrams.get(), 1);
-}
-
-#[tokio::test]
 async fn a_backend_to_which_no_socket_can_be_opened_costs_each_datagram_alone() {
     // A broadcast address, which only sockets that ask for it may have.
     let gateway = Gateway::new(udp_route("255.255.255.255:9".parse().unwrap()));

@@ -114,7 +114,7 @@ export const CASES = {
   },
 
   /** The gateway drains: the session goes on, a new one is refused, and the page ends when it likes. */
-  async "draining"({ path }) {
+  async "draining"({ path, reason }) {
     const session = await ready(path);
     const stream = await session.createBidirectionalStream();
     const writer = stream.writable.getWriter();
@@ -132,9 +132,9 @@ export const CASES = {
     const payload = new TextEncoder().encode("still");
     await new Datagrams(session).ask(payload, (answer) => same(answer, payload));
     await rejection(open(path).ready, "a new session");
-    session.close({ closeCode: 3, reason: "told to go" });
+    session.close({ closeCode: 3, reason });
     const info = await session.closed;
-    expect(info.closeCode === 3 && info.reason === "told to go", `closed says ${JSON.stringify(info)}`);
+    expect(info.closeCode === 3 && info.reason === reason, `closed says ${JSON.stringify(info)}`);
     return { isTold };
   },
 

@@ -28,6 +28,8 @@ async fn learns_why_it_is_refused_or_closed(kind: Browser) {
     let hurried = gateway("delay = \"0s\"\ngrace = \"1h\"").await;
     let patient = gateway("delay = \"0s\"\ngrace = \"1h\"").await;
     let choosy = choosy_gateway().await;
+    // Of each browser's own, since the log is everybody's.
+    let goodbye = format!("told to go, said {kind:?}");
     let mut cases = vec![
         json!({
             "case": "close-by-gateway", "gateway": "short", "path": "/echo",
@@ -37,7 +39,7 @@ async fn learns_why_it_is_refused_or_closed(kind: Browser) {
             "case": "close-by-gateway", "gateway": "hurried", "path": "/echo",
             "code": 2, "reason": "killed",
         }),
-        json!({ "case": "draining", "gateway": "patient", "path": "/echo" }),
+        json!({ "case": "draining", "gateway": "patient", "path": "/echo", "reason": goodbye }),
         json!({ "case": "pooling-with-hash", "gateway": "choosy", "path": "/echo" }),
     ];
     // Firefox 153 does not have it: it came with 155.
@@ -74,7 +76,8 @@ async fn learns_why_it_is_refused_or_closed(kind: Browser) {
     page.go_on("draining").await;
     page.passed(&browser, "draining").await;
     assert_eq!(soon(stopping).await.unwrap().cut, 0);
-    log::line_with(&["client_closed", "client_code=3 ", "client_text=\"told to go\""]).await;
+    log::line_with(&["client_closed", "client_code=3 ", &format!("client_text=\"{goodbye}\"")])
+        .await;
 
     let refusal = page.passed(&browser, "pooling-with-hash").await.facts["refusal"].clone();
     if matches!(kind, Browser::Firefox) {
