@@ -388,6 +388,25 @@ async fn a_reload_changes_certificates_for_new_clients_only() {
 }
 
 #[tokio::test]
+async fn a_bad_certificate_of_one_listener_keeps_the_others_from_changing() {
+    let files = Files::new("all-or-nothing");
+    let mut config = config(1);
+    config.listeners[0].certificate = CertificateSource::Files(vec![files.make("one.example")]);
+    let mut second = config.listeners[0].clone();
+    second.name = "second".into();
+    second.certificate = CertificateSource::Files(vec![files.make("two.example")]);
+    config.listeners.push(second);
+    let edge = TestEdge::start(&config);
+
+    files.make("one.example");
+    std::fs::write(files.0.join("two.example.pem"), "nonsense").unwrap();
+    let errors = edge.workers.reload_certificates(&config, &edge.metrics).unwrap_err();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    edge.connect().await.expect("the first listener keeps its certificate");
+    edge.stop().await;
+}
+
+#[tokio::test]
 async fn the_expiry_of_a_certificate_is_shown_as_long_as_it_is_in_use() {
     let files = Files::new("expiry");
     let mut config = config(1);
