@@ -1,11 +1,11 @@
 //! Sessions with one connection: made before the session is, and its end with it.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use super::support::*;
 use crate::{
     backend::tests::dead_address,
-    config::{self, Opens, StreamsMode, UniMode},
+    config::{self, Limit, Opens, StreamsMode, UniMode},
     reason::{Ending, Refusal, StreamEnd},
     transport::{
         ClientEnd,
@@ -70,13 +70,23 @@ async fn the_next_endpoint_is_tried_before_a_session_is_refused() {
     server.accept().await;
 }
 
+/// A client whose session waits for a backend that does not answer, and has the route's only place.
+async fn dialling(silent: SocketAddr) -> (Gateway, MemoryClient) {
+    let mut route = with_backend(route(&[silent]), |backend| {
+        backend.connect_timeout = Duration::from_secs(600);
+    });
+    route.max_sessions = Limit::AtMost(1);
+    let gateway = Gateway::new(one_connection(route, Opens::Client));
+    let client = gateway.ask(PATH);
+    // Tasks run in turn: when the second is refused, the first is being dialled for.
+    assert_eq!(gateway.ask(PATH).refused().await, Refusal::RouteFull);
+    (gateway, client)
+}
+
 #[tokio::test]
 async fn a_drain_during_the_dial_refuses() {
     let (listener, _queued) = swallowing().await;
-    let route = route(&[listener.local_addr().unwrap()]);
-    let gateway = Gateway::new(one_connection(route, Opens::Client));
-    let client = gateway.ask(PATH);
-    until(|| gateway.lifecycle.running_tasks() == 1).await;
+    let (gateway, client) = dialling(listener.local_addr().unwrap()).await;
     gateway.lifecycle.begin_drain();
     assert_eq!(client.refused().await, Refusal::Draining);
     gateway.leaves_nothing_behind().await;
@@ -85,15 +95,12 @@ async fn a_drain_during_the_dial_refuses() {
 #[tokio::test]
 async fn a_client_that_goes_away_while_the_backend_is_dialled_is_let_go() {
     let (listener, _queued) = swallowing().await;
-    let route = with_backend(route(&[listener.local_addr().unwrap()]), |backend| {
-        backend.connect_timeout = Duration::from_secs(600);
-    });
-    let gateway = Gateway::new(one_connection(route, Opens::Client));
-    let client = gateway.ask(PATH);
+    let (gateway, client) = dialling(listener.local_addr().unwrap()).await;
     client.end(ClientEnd::Reset);
     gateway.leaves_nothing_behind().await;
-    assert_eq!(gateway.route.open_sessions(), 0);
-    assert!(Refusal::ALL.iter().all(|why| gateway.route.rejects.get(*why) == 0));
+    let refused: u64 = Refusal::ALL.iter().map(|why| gateway.route.rejects.get(*why)).sum();
+    assert_eq!(refused, 1, "the other client");
+    assert_eq!(gateway.route.ends.get(Ending::ClientReset), 0, "it never was a session");
 }
 
 #[tokio::test]
