@@ -35,4 +35,5 @@ mod reload;
 mod routing;
 mod sessions;
 mod shapes;
+mod ssh;
 mod stalls;

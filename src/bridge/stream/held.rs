@@ -4,7 +4,7 @@
 //! the kernel, which bounds it. Each is held by a task of its own, so that a client which opens no stream,
 //! or gives no credit for one, holds up nothing else.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::time::sleep;
@@ -98,18 +98,19 @@ fn hold(context: &Arc<Context>, task: impl Future<Output = ()> + Send + 'static)
 }
 
 /// Waits for a session's one stream. If the connection breaks first, the session ends.
-async fn own_stream<S, R>(
+async fn own_stream<S: SendStream, R: RecvStream>(
     context: &Context,
     mut tcp: TcpConnection,
     stream: impl Future<Output = Option<(S, R)>>,
 ) -> Option<(TcpConnection, S, R)> {
+    let mut stream = pin!(stream.fuse());
     let came = {
         let (_, writer) = tcp.split();
         tokio::select! {
             biased;
             () = context.ended() => None,
             // Before the look at the connection: what a backend said before it broke is still delivered.
-            came = stream => came,
+            came = &mut stream => came,
             error = writer.broken() => {
                 context.end(session_end(backend_broke(&error)).unwrap_or(Ending::Internal));
                 None
@@ -120,6 +121,10 @@ async fn own_stream<S, R>(
         Some((send, recv)) => Some((tcp, send, recv)),
         None => {
             leave(context, tcp).await;
+            // One that came with the end is told so.
+            if let Some(Some((mut send, mut recv))) = stream.now_or_never() {
+                refuse_bidi(context, &mut send, &mut recv, StreamEnd::SessionEnded);
+            }
             None
         }
     }

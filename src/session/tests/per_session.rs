@@ -364,6 +364,20 @@ async fn a_stream_of_the_gateways_waits_for_credit_as_long_as_the_session_lives(
     gateway.leaves_nothing_behind().await;
 }
 
+#[tokio::test]
+async fn a_stream_that_comes_with_the_end_is_let_go() {
+    let server = Server::new().await;
+    let gateway = gateway_to(&server, Opens::Client);
+    let client = gateway.session().await;
+    let _connection = server.accept().await;
+    // The session's task hears of the end before the stream is looked at.
+    client.close(0, "");
+    let (send, recv) = client.open_bidi();
+    gateway.first_stream_ends(StreamEnd::SessionEnded).await;
+    assert!(send.is_abandoned() && recv.is_abandoned());
+    gateway.leaves_nothing_behind().await;
+}
+
 /// The stream is on its way to the connection's task when the session ends.
 #[tokio::test]
 async fn a_stream_that_comes_after_the_end_is_let_go() {
