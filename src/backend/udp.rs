@@ -173,7 +173,7 @@ mod tests {
     #[tokio::test]
     async fn one_call_brings_a_batch_and_the_next_the_rest() {
         let (connection, backend) = pair();
-        let sent: Vec<Vec<u8>> = (0..BATCH + 3).map(|n| vec![n as u8; n * 7]).collect();
+        let sent: Vec<Vec<u8>> = (0..35).map(|n| vec![n; usize::from(n) * 7]).collect();
         for datagram in &sent {
             backend.send(datagram).unwrap();
         }

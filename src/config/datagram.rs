@@ -12,7 +12,7 @@ pub struct DatagramKey {
 
 impl DatagramKey {
     /// The longest key: a UUID.
-    pub const MAX_BYTES: usize = 16;
+    pub const MAX_BYTES: u8 = 16;
 }
 
 /// What becomes of a backend's datagram that is larger than the client's path allows.

@@ -27,7 +27,7 @@ pub(super) struct Queue<'a> {
 }
 
 /// The bytes that tell what a datagram is about, filled up with zeros: all keys of a route have one size.
-type Key = [u8; DatagramKey::MAX_BYTES];
+type Key = [u8; DatagramKey::MAX_BYTES as usize];
 
 #[derive(Debug)]
 struct Waiting {
@@ -229,7 +229,7 @@ mod tests {
             let context = context(&metrics);
             let mut queue = Queue::new(&context, 0);
             let mut plain: Vec<Vec<u8>> = Vec::new();
-            for (number, step) in steps.into_iter().enumerate() {
+            for (number, step) in (0..).zip(steps) {
                 let Some((key, extra)) = step else {
                     queue.lose_oldest(Loss::Expired);
                     if !plain.is_empty() {
@@ -238,7 +238,7 @@ mod tests {
                     continue;
                 };
                 // Key 0 stands for datagrams that are too short for one.
-                let mut payload = vec![number as u8, 0];
+                let mut payload = vec![number, 0];
                 if key > 0 {
                     payload.push(key);
                     payload.resize(3 + extra, 0);

@@ -54,7 +54,7 @@ pub(super) fn rules(raw: &raw::Route, problems: &mut Collector<'_>) -> DatagramR
 fn key(raw: &raw::DatagramKey, problems: &mut Collector<'_>) -> Option<DatagramKey> {
     let hint = format!("write how long the key is, 1 to {} bytes", DatagramKey::MAX_BYTES);
     let bytes = problems.required(&raw.key("bytes"), raw.bytes, &hint);
-    let most = DatagramKey::MAX_BYTES as u32;
+    let most = u32::from(DatagramKey::MAX_BYTES);
     let bytes = bytes.map(|bytes| problems.within(&raw.key("bytes"), Some(bytes), 1, 1..=most));
     // No UDP payload is longer.
     let offset = problems.within(&raw.key("offset"), raw.offset, 0, 0..=65_506);
