@@ -1,9 +1,10 @@
 //! Backends: a name becomes an endpoint, an endpoint becomes a connection.
 //!
 //! It decides which endpoint a session goes to ([`Backend::pick`]), keeps host names resolved, dials
-//! TCP connections with the settings of the configuration and opens UDP sockets. It hides addresses,
-//! socket options and how a backend is told of the client. In goes a [`Pin`], out come a
-//! [`TcpConnection`] or a [`UdpConnection`], or a [`DialError`] that says whose fault it is.
+//! connections over TCP, TLS or to Unix sockets with the settings of the configuration, and opens UDP
+//! sockets. It hides addresses, socket options, TLS and how a backend is told of the client. In goes a
+//! [`Pin`], out come a [`TcpConnection`] or a [`UdpConnection`], or a [`DialError`] that says whose fault
+//! it is.
 //!
 //! What always holds: all connections of a session go to one endpoint; a [`TcpConnection`] that is
 //! dropped without [`TcpConnection::close`] resets, so that nothing that was cut looks whole; and every
@@ -14,13 +15,18 @@ mod dial;
 mod pin;
 mod preamble;
 mod proxy_protocol;
+mod queue;
+mod race;
 mod resolve;
+mod source;
 mod spp;
 mod tcp;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tls;
 mod udp;
 mod udp_header;
+mod unix;
 
 use std::{
     collections::BTreeMap,
@@ -32,14 +38,17 @@ use std::{
 
 use futures_util::future::join_all;
 
-use self::resolve::Addresses;
+#[cfg(test)]
+pub(crate) use self::tls::tests::TlsServer;
 pub use self::{
     client_info::ClientInfo,
     dial::DialError,
     pin::Pin,
     tcp::{TcpConnection, TcpReader, TcpWriter},
+    tls::TlsError,
     udp::UdpConnection,
 };
+use self::{dial::Dialler, resolve::Addresses, source::Sources, udp_header::UdpHeader};
 use crate::{
     config::{self, Balance},
     lifecycle::Lifecycle,
@@ -96,8 +105,9 @@ pub struct Backend {
 
 impl Backend {
     fn new(settings: Arc<config::Backend>, metrics: &Metrics) -> Self {
+        let sources = Arc::new(Sources::new(&settings.source));
         let endpoints =
-            settings.endpoints.iter().map(|e| Endpoint::new(e, &settings.name, metrics));
+            settings.endpoints.iter().map(|e| Endpoint::new(e, &settings, &sources, metrics));
         Self { endpoints: endpoints.collect(), next: AtomicUsize::new(0), settings }
     }
 
@@ -149,18 +159,26 @@ pub struct Endpoint {
     udp: Addresses,
     sessions: AtomicU64,
     connecting: Trouble,
+    dialler: Dialler,
     metrics: EndpointMetrics,
 }
 
 impl Endpoint {
-    fn new(settings: &config::Endpoint, backend: &str, metrics: &Metrics) -> Self {
+    fn new(
+        settings: &config::Endpoint,
+        backend: &config::Backend,
+        sources: &Arc<Sources>,
+        metrics: &Metrics,
+    ) -> Self {
+        let metrics = metrics.endpoint(&backend.name, &settings.name);
         Self {
             name: settings.name.clone(),
             tcp: Addresses::new(settings.tcp.clone()),
             udp: Addresses::new(settings.udp.clone()),
             sessions: AtomicU64::new(0),
             connecting: Trouble::default(),
-            metrics: metrics.endpoint(backend, &settings.name),
+            dialler: Dialler::new(backend, settings, Arc::clone(sources), metrics.clone()),
+            metrics,
         }
     }
 
@@ -174,8 +192,13 @@ impl Endpoint {
         self.sessions.load(Ordering::Relaxed)
     }
 
+    fn open_udp(&self, header: UdpHeader) -> std::io::Result<UdpConnection> {
+        UdpConnection::open(&self.udp.known(), self.dialler.sources(), header)
+    }
+
     fn has_address(&self) -> bool {
-        !self.tcp.known().is_empty() || !self.udp.known().is_empty()
+        let has_any = |addresses: &Addresses| !addresses.known().is_empty();
+        self.dialler.is_local() || has_any(&self.tcp) || has_any(&self.udp)
     }
 }
 

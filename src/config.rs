@@ -2,7 +2,7 @@
 //!
 //! In goes a file's text, out comes a [`Config`], or [`Problems`]: each with its line, its key, what
 //! was found and what would do. Files that the text names (certificates, the secret) are opened, so
-//! that a mistake shows before anything starts; only the secret is read.
+//! that a mistake shows before anything starts; only the secret, and what TLS to backends needs, is read.
 //!
 //! A file goes through two shapes. `raw` is what was typed: every key an option, nothing checked but
 //! keys and types. [`Config`] is what it means: only values that can be obeyed. Nothing after this
@@ -23,10 +23,17 @@ mod problems;
 mod rate;
 mod raw;
 mod read;
+mod tls;
 mod units;
 
 use std::{
-    collections::BTreeMap, fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, thread,
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
+    path::PathBuf,
+    sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -40,6 +47,7 @@ pub use self::{
     preamble::{Field, Piece, Preamble},
     problems::{Problem, Problems},
     rate::Rate,
+    tls::BackendTls,
     units::{ByteSize, Limit},
 };
 use self::{raw::File, read::Read};
@@ -552,6 +560,13 @@ pub struct Backend {
     pub uni_discard: ByteSize,
     /// How often host names are resolved again. Default 30 s.
     pub resolve_interval: Duration,
+    /// Local addresses from which it is dialled, in turn; each towards backends of its family. Default
+    /// none: the system chooses.
+    pub source: Vec<IpAddr>,
+    /// How many connections may be in the making.
+    pub dial: Dial,
+    /// TLS over the TCP connections. Default none.
+    pub tls: Option<Arc<BackendTls>>,
 }
 
 /// Defaults of settings whose type does not tell.
@@ -561,6 +576,35 @@ impl Backend {
     const NODELAY: bool = true;
     const UNI_DISCARD: ByteSize = ByteSize::kib(64);
     const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
+}
+
+/// How many connections to one endpoint may be in the making.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Dial {
+    /// Connections that are being made at once. Default 256.
+    pub concurrent: u32,
+    /// Connections that wait for their turn; 0: none. Default 1,024.
+    pub queue: u32,
+    /// How long they wait. Default 3 s.
+    pub queue_timeout: Duration,
+}
+
+impl Default for Dial {
+    fn default() -> Self {
+        Self { concurrent: 256, queue: 1_024, queue_timeout: Duration::from_secs(3) }
+    }
+}
+
+/// Which certificates of a backend are believed.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Roots {
+    /// Those that lead to the system's roots (`SSL_CERT_FILE` and `SSL_CERT_DIR` are heeded).
+    #[default]
+    System,
+    /// Those that lead to a certificate of this PEM file.
+    File(PathBuf),
+    /// Any.
+    DangerAcceptAny,
 }
 
 /// How sessions are spread over a backend's endpoints.
@@ -609,6 +653,15 @@ pub struct Endpoint {
     pub name: String,
     /// Where streams go.
     pub tcp: Option<HostPort>,
+    /// Where streams go in place of `tcp`: a Unix socket.
+    pub unix: Option<PathBuf>,
     /// Where datagrams go.
     pub udp: Option<HostPort>,
+}
+
+impl Endpoint {
+    /// Whether streams can go there.
+    pub fn takes_streams(&self) -> bool {
+        self.tcp.is_some() || self.unix.is_some()
+    }
 }

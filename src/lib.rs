@@ -21,7 +21,7 @@
 //! | room | what it does | outside library that it alone names |
 //! | --- | --- | --- |
 //! | [`gateway`] | assembly: bind all, run all, stop all | |
-//! | [`config`] | text to valid settings, every problem at once | serde, toml |
+//! | [`config`] | text to valid settings, every problem at once | serde, toml; rustls for TLS to backends |
 //! | [`edge`] | workers, sockets, steering, connection ids, TLS, admission | quinn, rustls, socket2 |
 //! | [`webtransport`] | QUIC connection to session requests to sessions | h3 and its family |
 //! | [`route`] | path and origin to a route or a refusal | |

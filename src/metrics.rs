@@ -7,6 +7,8 @@
 //!
 //! Each [`Metrics`] has its own registry, so each test has its own numbers.
 
+mod dial;
+
 use std::{sync::Arc, time::Duration};
 
 use prometheus::{
@@ -15,6 +17,8 @@ use prometheus::{
     core::{Collector, GenericGaugeVec},
 };
 
+use self::dial::DialFamilies;
+pub use self::dial::DialMetrics;
 use crate::reason::{Ending, Loss, Refusal, StreamEnd};
 
 /// The `route` label of requests that matched no route.
@@ -82,6 +86,7 @@ struct Families {
     backend_connections: IntGaugeVec,
     backend_connects: IntCounterVec,
     backend_connect_seconds: HistogramVec,
+    dial: DialFamilies,
 }
 
 impl Metrics {
@@ -233,6 +238,7 @@ impl Metrics {
             out_of_resources: connects("out_of_resources"),
             failed: connects("failed"),
             connect_seconds: f.backend_connect_seconds.with_label_values(&[backend, endpoint]),
+            dial: f.dial.endpoint(backend, endpoint, connects),
         }
     }
 }
@@ -428,11 +434,13 @@ pub struct EndpointMetrics {
     pub timeout: IntCounter,
     /// Attempts on a name without an address.
     pub unresolved: IntCounter,
-    /// Attempts for which the gateway had no port or descriptor.
+    /// Attempts for which the system had no memory.
     pub out_of_resources: IntCounter,
     /// Attempts that failed otherwise.
     pub failed: IntCounter,
     connect_seconds: Histogram,
+    /// What comes before a connection.
+    pub dial: DialMetrics,
 }
 
 impl EndpointMetrics {
@@ -661,6 +669,7 @@ impl Families {
                 &["backend", "endpoint"],
                 &SHORT_SECONDS,
             ),
+            dial: DialFamilies::register(r),
         }
     }
 

@@ -101,7 +101,15 @@ reasons! {
         BackendUnreachable = "backend_unreachable", Backend;
         /// The backend did not answer in time.
         BackendTimeout = "backend_timeout", Backend;
-        /// The gateway has no local port or file descriptor left for the session's connection.
+        /// As many connections to the endpoint as allowed were being made or waited for their turn.
+        DialQueueFull = "dial_queue_full", Gateway;
+        /// The turn to connect to the endpoint did not come in time.
+        DialQueueTimeout = "dial_queue_timeout", Gateway;
+        /// The gateway has no local port left towards the backend.
+        OutOfPorts = "out_of_ports", Gateway;
+        /// The gateway has no file descriptor left for the session's connection.
+        OutOfDescriptors = "out_of_descriptors", Gateway;
+        /// The gateway has no memory for another socket, or no source address that it may use.
         OutOfResources = "out_of_resources", Gateway;
         /// The gateway is draining.
         Draining = "draining", Operator;
@@ -124,7 +132,9 @@ impl Refusal {
             Self::UnknownProtocol => 501,
             Self::BackendUnreachable => 502,
             Self::TooManySessions | Self::RouteFull => 503,
-            Self::BackendUnavailable | Self::OutOfResources | Self::Draining => 503,
+            Self::DialQueueFull | Self::DialQueueTimeout => 503,
+            Self::OutOfPorts | Self::OutOfDescriptors | Self::OutOfResources => 503,
+            Self::BackendUnavailable | Self::Draining => 503,
             Self::BackendTimeout => 504,
             Self::Internal => 500,
         }
@@ -135,8 +145,9 @@ impl Refusal {
     pub const fn retry_after_seconds(self) -> Option<u32> {
         match self {
             Self::TooManySessions | Self::RouteFull | Self::ClientSessions => Some(10),
-            Self::BackendUnavailable | Self::OutOfResources | Self::Draining => Some(5),
-            Self::ClientSessionRate => Some(1),
+            Self::OutOfPorts | Self::OutOfDescriptors | Self::OutOfResources => Some(5),
+            Self::BackendUnavailable | Self::Draining => Some(5),
+            Self::ClientSessionRate | Self::DialQueueFull | Self::DialQueueTimeout => Some(1),
             _ => None,
         }
     }
@@ -253,8 +264,16 @@ reasons! {
         SecondStream = "second_stream", Client;
         /// The session or the gateway is at its limit of streams.
         TooManyStreams = "too_many_streams", Gateway;
-        /// The gateway ran out of local ports or file descriptors.
+        /// The gateway ran out of memory for sockets, or of source addresses that it may use.
         OutOfResources = "out_of_resources", Gateway;
+        /// As many connections to the endpoint as allowed were being made or waited for their turn.
+        DialQueueFull = "dial_queue_full", Gateway;
+        /// The turn to connect to the endpoint did not come in time.
+        DialQueueTimeout = "dial_queue_timeout", Gateway;
+        /// The gateway ran out of local ports towards the backend.
+        OutOfPorts = "out_of_ports", Gateway;
+        /// The gateway ran out of file descriptors.
+        OutOfDescriptors = "out_of_descriptors", Gateway;
         /// A fault in the gateway.
         Internal = "internal", Gateway;
     }
@@ -280,6 +299,11 @@ impl StreamEnd {
             Self::Internal => 8,
             Self::UnwantedReply => 9,
             Self::SecondStream => 10,
+            // From 20: what was missing when a backend was to be dialled.
+            Self::DialQueueFull => 20,
+            Self::DialQueueTimeout => 21,
+            Self::OutOfPorts => 22,
+            Self::OutOfDescriptors => 23,
         }
     }
 }

@@ -190,6 +190,56 @@ mod run {
         assert_eq!(gateway.exit_code().await, 4);
     }
 
+    /// A shortage that whoever knows the URL can bring about, so it must not cost more than their streams.
+    #[tokio::test]
+    async fn without_file_descriptors_streams_are_reset_and_all_else_goes_on() {
+        let dir = Dir::new("run-descriptors");
+        let setup = Setup { tcp: echo_tcp().await, udp: echo_udp().await, ..Setup::default() };
+        let file = dir.write("tidegate.toml", &setup.toml());
+        let run = ["run", "-c", &file, "--print", "json"];
+        let gateway = Program::start_with(command_under("ulimit -n 64", &run)).await;
+        let session = gateway.session("/game").await;
+
+        let (mut held, mut reset) = (Vec::new(), 0);
+        for _ in 0..80 {
+            let (mut send, mut recv) = soon(session.open_bidi()).await.unwrap();
+            _ = send.write(b"x").await;
+            match soon(recv.read()).await {
+                Ok(Some(echo)) => {
+                    assert_eq!(echo, &b"x"[..]);
+                    held.push((send, recv));
+                }
+                ended => {
+                    let code = StreamEnd::OutOfDescriptors.code();
+                    assert_eq!(ended, Err(StreamError::Ended(code)));
+                    reset += 1;
+                }
+            }
+        }
+        assert!(reset > 0 && held.len() > 20, "{reset} were reset, {} not", held.len());
+
+        // Those that are there go on, and what they leave is taken again.
+        for (mut send, mut recv) in held {
+            send.write(b"yz").await.unwrap();
+            send.finish();
+            assert_eq!(soon(recv.read_to_end(10)).await.unwrap(), b"yz");
+        }
+        let other = gateway.session("/game").await;
+        echoes_datagram(&other, b"still here").await;
+        gateway.shows(r#"tidegate_streams{route="game"} 0"#).await;
+        echoes_stream(&session, b"again").await;
+        let ends = r#"tidegate_stream_ends_total{reason="out_of_descriptors",route="game"}"#;
+        gateway.shows(&format!("{ends} {reset}")).await;
+        let connects = r#"tidegate_backend_connects_total{backend="game",endpoint="0",result="out_of_descriptors"}"#;
+        gateway.shows(&format!("{connects} {reset}")).await;
+
+        session.close(0, "").await;
+        other.close(0, "").await;
+        gateway.shows(r#"tidegate_sessions{route="game"} 0"#).await;
+        gateway.signal("TERM").await;
+        assert_eq!(gateway.exit_code().await, 0);
+    }
+
     #[tokio::test]
     async fn a_second_signal_stops_at_once() {
         let (_dir, mut gateway) = running("run-hurry", "delay = \"0s\"\ngrace = \"1h\"").await;
@@ -431,6 +481,15 @@ fn command(arguments: &[&str]) -> Command {
     command
 }
 
+/// The program in a shell that has done something before.
+fn command_under(first: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("{first} && exec \"$0\" \"$@\"")]);
+    command.arg(env!("CARGO_BIN_EXE_tidegate")).args(arguments);
+    command.env_remove("TIDEGATE_LOG").kill_on_drop(true);
+    command
+}
+
 /// Runs the program to its end.
 async fn tidegate(arguments: &[&str]) -> Output {
     soon(command(arguments).output()).await.unwrap()
@@ -448,7 +507,10 @@ struct Program {
 impl Program {
     /// Starts it and waits for the line that says where it is.
     async fn start(arguments: &[&str]) -> Self {
-        let mut command = command(arguments);
+        Self::start_with(command(arguments)).await
+    }
+
+    async fn start_with(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
         let log = BufReader::new(child.stderr.take().unwrap()).lines();

@@ -25,6 +25,8 @@ const TEXT: &str = include_str!("../config/tidegate.toml");
 const DEFAULT: &str = "#";
 /// Before a line whose key has no default.
 const EXAMPLE: &str = "#example: ";
+/// Before a line that could stand in the place of the one below it.
+const INSTEAD: &str = "#instead: ";
 
 /// The lines of the file, with those uncommented that stand behind one of the marks.
 fn uncommented(marks: &[&str]) -> String {
@@ -34,6 +36,21 @@ fn uncommented(marks: &[&str]) -> String {
         setting.unwrap_or(line).to_owned() + "\n"
     };
     TEXT.lines().map(line).collect()
+}
+
+/// The file with each line of the mark "instead" in the place of the line below it.
+fn with_alternatives() -> String {
+    let mut lines = TEXT.lines();
+    let mut text = String::new();
+    while let Some(line) = lines.next() {
+        let alternative = line.strip_prefix(INSTEAD).inspect(|_| {
+            let key = |line: &str| line.split(" = ").next().unwrap().to_owned();
+            let below = lines.next().unwrap();
+            assert_eq!(key(below), key(line.strip_prefix(INSTEAD).unwrap()));
+        });
+        text = text + alternative.unwrap_or(line) + "\n";
+    }
+    text
 }
 
 /// Whether this is `key = value`: prose stands one blank behind its mark.
@@ -62,10 +79,16 @@ fn what_it_shows_as_defaults_are_the_defaults() {
 }
 
 #[test]
+fn what_it_shows_as_alternatives_is_valid() {
+    assert_ne!(parse(&with_alternatives()), parse(TEXT), "no alternative was found in the file");
+}
+
+#[test]
 fn it_shows_every_key() {
-    let text = uncommented(&[DEFAULT, EXAMPLE]);
     let mut shown = BTreeSet::new();
-    note_keys(DeTable::parse(&text).unwrap().get_ref(), "", &mut shown);
+    for text in [uncommented(&[DEFAULT, EXAMPLE]), with_alternatives()] {
+        note_keys(DeTable::parse(&text).unwrap().get_ref(), "", &mut shown);
+    }
     let known: BTreeSet<_> = config::known_keys().into_iter().collect();
     assert_eq!(known.difference(&shown).collect::<Vec<_>>(), Vec::<&String>::new(), "not shown");
     assert_eq!(shown.difference(&known).collect::<Vec<_>>(), Vec::<&String>::new(), "not known");

@@ -1,6 +1,6 @@
-//! Making a TCP connection to one endpoint.
+//! Making a connection to one endpoint.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -9,7 +9,15 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Endpoint, TcpConnection};
+use super::{
+    Endpoint, TcpConnection, TlsError,
+    queue::DialQueue,
+    race::race,
+    source::Sources,
+    tcp::{Stream, write_first},
+    tls::{TlsClient, TlsStream},
+    unix,
+};
 use crate::{
     config,
     metrics::EndpointMetrics,
@@ -25,44 +33,92 @@ pub enum DialError {
     /// No answer within `connect_timeout`.
     #[error("no answer in time")]
     Timeout,
-    /// The endpoint has no address: its name does not resolve, or it has none for TCP.
+    /// The endpoint has no address: its name does not resolve, or it has none for streams.
     #[error("no address known")]
     Unresolved,
-    /// The gateway has no local port, descriptor or memory left.
+    /// `dial.concurrent` connections are being made, and `dial.queue` wait for their turn.
+    #[error("too many connections are being made and wait to be made")]
+    QueueFull,
+    /// Its turn did not come within `dial.queue_timeout`.
+    #[error("too many connections are being made, and it waited too long")]
+    QueueTimeout,
+    /// None of the configured source addresses can be used towards this address.
+    #[error("no source address of this family that this machine has")]
+    NoSource(#[source] io::Error),
+    /// Every local port towards this address is taken, from every source address.
+    #[error("the gateway is out of local ports")]
+    OutOfPorts(#[source] io::Error),
+    /// The process or the system has no file descriptor left.
+    #[error("the gateway is out of file descriptors")]
+    OutOfDescriptors(#[source] io::Error),
+    /// The system has no memory for another socket.
     #[error("the gateway is out of resources")]
     OutOfResources(#[source] io::Error),
+    /// Connected, but without TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Anything else, such as no route to the host.
     #[error("cannot connect")]
     Failed(#[source] io::Error),
 }
 
 impl DialError {
-    /// Whether the gateway is at fault, so that another endpoint would not help.
+    /// Whether the gateway is at fault and not the endpoint.
     pub fn is_ours(&self) -> bool {
-        matches!(self, Self::OutOfResources(_))
+        match self {
+            Self::QueueFull | Self::QueueTimeout | Self::NoSource(_) => true,
+            Self::OutOfPorts(_) | Self::OutOfDescriptors(_) | Self::OutOfResources(_) => true,
+            Self::Refused | Self::Timeout | Self::Unresolved => false,
+            Self::Tls(_) | Self::Failed(_) => false,
+        }
+    }
+
+    /// Whether every other endpoint would fail in the same way. Queues are per endpoint; sources and
+    /// ports are towards an address.
+    pub(super) fn is_everywhere(&self) -> bool {
+        matches!(self, Self::OutOfDescriptors(_) | Self::OutOfResources(_))
     }
 
     /// What the client's stream is told.
     pub fn stream_end(&self) -> StreamEnd {
-        if self.is_ours() { StreamEnd::OutOfResources } else { StreamEnd::BackendUnreachable }
+        match self {
+            Self::QueueFull => StreamEnd::DialQueueFull,
+            Self::QueueTimeout => StreamEnd::DialQueueTimeout,
+            Self::OutOfPorts(_) => StreamEnd::OutOfPorts,
+            Self::OutOfDescriptors(_) => StreamEnd::OutOfDescriptors,
+            Self::OutOfResources(_) | Self::NoSource(_) => StreamEnd::OutOfResources,
+            Self::Refused | Self::Timeout | Self::Unresolved => StreamEnd::BackendUnreachable,
+            Self::Tls(_) | Self::Failed(_) => StreamEnd::BackendUnreachable,
+        }
     }
 
     /// What the client is told whose session would have been this connection's.
     pub fn refusal(&self) -> Refusal {
         match self {
-            Self::Refused | Self::Failed(_) => Refusal::BackendUnreachable,
+            Self::Refused | Self::Tls(_) | Self::Failed(_) => Refusal::BackendUnreachable,
             Self::Timeout => Refusal::BackendTimeout,
             Self::Unresolved => Refusal::BackendUnavailable,
-            Self::OutOfResources(_) => Refusal::OutOfResources,
+            Self::QueueFull => Refusal::DialQueueFull,
+            Self::QueueTimeout => Refusal::DialQueueTimeout,
+            Self::OutOfPorts(_) => Refusal::OutOfPorts,
+            Self::OutOfDescriptors(_) => Refusal::OutOfDescriptors,
+            Self::OutOfResources(_) | Self::NoSource(_) => Refusal::OutOfResources,
         }
     }
 
     fn count(&self, metrics: &EndpointMetrics) {
+        let dial = &metrics.dial;
         match self {
             Self::Refused => metrics.refused.inc(),
             Self::Timeout => metrics.timeout.inc(),
             Self::Unresolved => metrics.unresolved.inc(),
+            Self::QueueFull => dial.queue_full.inc(),
+            Self::QueueTimeout => dial.queue_timeout.inc(),
+            Self::NoSource(_) => dial.no_source.inc(),
+            Self::OutOfPorts(_) => dial.out_of_ports.inc(),
+            Self::OutOfDescriptors(_) => dial.out_of_descriptors.inc(),
             Self::OutOfResources(_) => metrics.out_of_resources.inc(),
+            Self::Tls(_) => dial.tls_failed.inc(),
             Self::Failed(_) => metrics.failed.inc(),
         }
     }
@@ -73,30 +129,30 @@ impl From<io::Error> for DialError {
         match error.raw_os_error() {
             Some(libc::ECONNREFUSED) => Self::Refused,
             Some(libc::ETIMEDOUT) => Self::Timeout,
-            // EADDRNOTAVAIL from connect: every local port towards this address is taken.
-            Some(
-                libc::EMFILE | libc::ENFILE | libc::EADDRNOTAVAIL | libc::ENOBUFS | libc::ENOMEM,
-            ) => Self::OutOfResources(error),
+            // From connect: every local port towards this address is taken.
+            Some(libc::EADDRNOTAVAIL) => Self::OutOfPorts(error),
+            Some(libc::EMFILE | libc::ENFILE) => Self::OutOfDescriptors(error),
+            // ENOSPC: the user's sockets that may be waited for (fs.epoll.max_user_watches).
+            Some(libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC) => Self::OutOfResources(error),
             _ => Self::Failed(error),
         }
     }
 }
 
 impl Endpoint {
-    /// Connects and counts how it went.
+    /// Connects and counts how it went. `introduction` is what the backend reads first.
     pub(super) async fn connect(
         &self,
         settings: &config::Backend,
+        introduction: &[u8],
     ) -> Result<TcpConnection, DialError> {
-        let began = Instant::now();
-        match self.try_addresses(settings).await {
-            Ok(stream) => {
+        match self.dialler.dial(&self.tcp.known(), settings, introduction).await {
+            Ok(connection) => {
                 self.metrics.connected.inc();
-                self.metrics.connect_took(began.elapsed());
                 if self.connecting.ends() {
                     info!(backend = settings.name, endpoint = self.name, "An endpoint is back.");
                 }
-                Ok(TcpConnection::new(stream, self.metrics.connection_opened()))
+                Ok(connection)
             }
             Err(error) => {
                 error.count(&self.metrics);
@@ -109,27 +165,105 @@ impl Endpoint {
             }
         }
     }
+}
 
-    /// Tries one address after the other. Each gets an equal share of the time that is left, so that
-    /// one that swallows packets does not keep the others from being tried.
-    async fn try_addresses(&self, settings: &config::Backend) -> Result<TcpStream, DialError> {
-        let deadline = Instant::now() + settings.connect_timeout;
-        let addresses = self.tcp.known();
-        let mut last = DialError::Unresolved;
-        for (address, left) in addresses.iter().zip((1..=addresses.len()).rev()) {
-            let time = deadline.saturating_duration_since(Instant::now());
-            let share = time / u32::try_from(left).unwrap_or(u32::MAX);
-            match timeout(share, open(*address, settings)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => last = error.into(),
-                Err(_elapsed) => last = DialError::Timeout,
-            }
+/// What dialling one endpoint needs beside its addresses, and what bounds it.
+#[derive(Debug)]
+pub(super) struct Dialler {
+    queue: DialQueue,
+    sources: Arc<Sources>,
+    /// Where streams go in place of an address.
+    unix: Option<PathBuf>,
+    tls: Option<TlsClient>,
+    metrics: EndpointMetrics,
+}
+
+impl Dialler {
+    pub(super) fn new(
+        settings: &config::Backend,
+        endpoint: &config::Endpoint,
+        sources: Arc<Sources>,
+        metrics: EndpointMetrics,
+    ) -> Self {
+        let tls = settings.tls.as_ref().zip(endpoint.tcp.as_ref()).map(|(tls, tcp)| TlsClient {
+            settings: Arc::clone(tls.client()),
+            server: tls.server(tcp).expect("the configuration was checked against every endpoint"),
+        });
+        let queue = DialQueue::new(&settings.dial, metrics.dial.clone());
+        Self { queue, sources, unix: endpoint.unix.clone(), tls, metrics }
+    }
+
+    /// Whether streams go to a Unix socket, which needs no address.
+    pub(super) fn is_local(&self) -> bool {
+        self.unix.is_some()
+    }
+
+    /// Where connections and datagrams come from.
+    pub(super) fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// Waits for a turn, then connects to the first of `addresses` that answers. Counts nothing but
+    /// time and gauges.
+    pub(super) async fn dial(
+        &self,
+        addresses: &[SocketAddr],
+        settings: &config::Backend,
+        introduction: &[u8],
+    ) -> Result<TcpConnection, DialError> {
+        let _turn = self.queue.turn().await?;
+        let began = Instant::now();
+        let connect = self.connect(addresses, settings, introduction);
+        // A dial that is given up leaves nothing behind: its sockets linger for no time.
+        let stream =
+            timeout(settings.connect_timeout, connect).await.unwrap_or(Err(DialError::Timeout))?;
+        self.metrics.connect_took(began.elapsed());
+        Ok(TcpConnection::new(stream, self.metrics.connection_opened()))
+    }
+
+    async fn connect(
+        &self,
+        addresses: &[SocketAddr],
+        settings: &config::Backend,
+        introduction: &[u8],
+    ) -> Result<Stream, DialError> {
+        if let Some(path) = &self.unix {
+            let stream = unix::connect(path).await?;
+            write_first(introduction, |bytes| stream.try_write(bytes))?;
+            return Ok(Stream::Unix(stream));
         }
-        Err(last)
+        let stream = race(addresses, |address| open(address, settings, &self.sources)).await?;
+        write_first(introduction, |bytes| stream.try_write(bytes))?;
+        match &self.tls {
+            None => Ok(Stream::Tcp(stream)),
+            Some(client) => Ok(Stream::Tls(Box::new(TlsStream::connect(stream, client).await?))),
+        }
     }
 }
 
-async fn open(address: SocketAddr, settings: &config::Backend) -> io::Result<TcpStream> {
+/// Connects to one address, from the first source that has a port left.
+async fn open(
+    address: SocketAddr,
+    settings: &config::Backend,
+    sources: &Sources,
+) -> Result<TcpStream, DialError> {
+    let mut last = DialError::NoSource(io::ErrorKind::AddrNotAvailable.into());
+    for source in sources.towards(address) {
+        let socket = socket(address, settings)?;
+        if let Some(Err(error)) = source.map(|source| sources.bind(&socket, source)) {
+            // Perhaps an address that moves between machines and is elsewhere now.
+            last = DialError::NoSource(error);
+            continue;
+        }
+        match socket.connect(address).await.map_err(DialError::from) {
+            Err(taken @ DialError::OutOfPorts(_)) => last = taken,
+            ended => return ended,
+        }
+    }
+    Err(last)
+}
+
+fn socket(address: SocketAddr, settings: &config::Backend) -> io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -145,27 +279,8 @@ async fn open(address: SocketAddr, settings: &config::Backend) -> io::Result<Tcp
     let options = SockRef::from(&socket);
     options.set_tcp_keepalive(&keepalive)?;
     options.set_tcp_user_timeout(Some(settings.user_timeout))?;
-    socket.connect(address).await
+    Ok(socket)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_way_for_a_dial_to_fail_has_its_status() {
-        let failed = |errno| DialError::from(io::Error::from_raw_os_error(errno));
-        for (error, why, status) in [
-            (failed(libc::ECONNREFUSED), Refusal::BackendUnreachable, 502),
-            (failed(libc::EHOSTUNREACH), Refusal::BackendUnreachable, 502),
-            (failed(libc::ECONNRESET), Refusal::BackendUnreachable, 502),
-            (failed(libc::ETIMEDOUT), Refusal::BackendTimeout, 504),
-            (DialError::Timeout, Refusal::BackendTimeout, 504),
-            (DialError::Unresolved, Refusal::BackendUnavailable, 503),
-            (failed(libc::EMFILE), Refusal::OutOfResources, 503),
-            (failed(libc::EADDRNOTAVAIL), Refusal::OutOfResources, 503),
-        ] {
-            assert_eq!((error.refusal(), error.refusal().status()), (why, status), "{error}");
-        }
-    }
-}
+pub(crate) mod tests;

@@ -6,7 +6,8 @@ use std::sync::{
 };
 
 use super::{
-    Backend, ClientInfo, DialError, Endpoint, TcpConnection, UdpConnection, udp_header::UdpHeader,
+    Backend, ClientInfo, DialError, Endpoint, TcpConnection, UdpConnection, proxy_protocol,
+    udp_header::UdpHeader,
 };
 
 /// Holds a session to one endpoint of its backend.
@@ -63,21 +64,22 @@ impl Pin {
     /// # Errors
     /// Why the last endpoint that was tried could not be reached.
     pub async fn dial(&self, client: &ClientInfo) -> Result<TcpConnection, DialError> {
+        let settings = &self.backend.settings;
+        let introduction = proxy_protocol::for_tcp(settings, client).unwrap_or_default();
         let mut tries = self.backend.endpoints.len();
         loop {
             let place = self.place();
-            match self.at(place).connect(&self.backend.settings).await {
-                Ok(tcp) if self.commit(place) => {
-                    tcp.introduce(&self.backend.settings, client)?;
-                    tcp.send_preamble(&self.backend.settings, client)?;
+            match self.at(place).connect(settings, &introduction).await {
+                Ok(mut tcp) if self.commit(place) => {
+                    tcp.send_preamble(settings, client)?;
                     return Ok(tcp);
                 }
-                // Another stream of the session was quicker, at another endpoint. Nothing was sent on
-                // this connection: it is reset, and the next round goes where the session is.
+                // Another stream of the session was quicker, at another endpoint. Nothing of the client's
+                // was sent on this connection: it is reset, and the next round goes where the session is.
                 Ok(_elsewhere) => {}
                 Err(error) => {
                     tries -= 1;
-                    if tries == 0 || error.is_ours() || !self.move_on(place) {
+                    if tries == 0 || error.is_everywhere() || !self.move_on(place) {
                         return Err(error);
                     }
                 }
@@ -93,12 +95,12 @@ impl Pin {
     pub fn open_udp(&self, client: &ClientInfo) -> std::io::Result<UdpConnection> {
         let place = self.place();
         let header = || UdpHeader::new(&self.backend.settings, client);
-        let socket = UdpConnection::open(&self.at(place).udp.known(), header())?;
+        let socket = self.at(place).open_udp(header())?;
         if self.commit(place) {
             return Ok(socket);
         }
         // Committed elsewhere in this very moment, and a committed pin does not move again.
-        UdpConnection::open(&self.endpoint().udp.known(), header())
+        self.endpoint().open_udp(header())
     }
 
     fn place(&self) -> Place {

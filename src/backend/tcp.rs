@@ -1,4 +1,8 @@
-//! A TCP connection to a backend, and how it ends.
+//! A connection to a backend, and how it ends.
+//!
+//! Over TCP, over TLS, or to a Unix socket: the endings are the same but for one. A Unix socket has no
+//! RST, so a cut shows to the backend only as a connection that is closed in both directions: after its end
+//! of file a write fails with EPIPE, whereas after a clean end the client still listens.
 
 use std::{
     io::{self, IoSlice},
@@ -10,69 +14,75 @@ use std::{
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, Interest, ReadBuf},
-    net::{
-        TcpStream,
-        tcp::{ReadHalf, WriteHalf},
-    },
+    net::{TcpStream, UnixStream, tcp, unix},
 };
 
-use super::{ClientInfo, DialError, preamble, proxy_protocol};
+use super::{ClientInfo, DialError, preamble, tls::TlsStream};
 use crate::{config, metrics::GaugeGuard};
 
-/// A TCP connection to a backend. Dropping it resets it: its socket lingers for no time, as
-/// `dial` has made it.
+/// A connection to a backend. Dropping it resets it: its socket lingers for no time, as `dial` has
+/// made it.
 #[derive(Debug)]
 pub struct TcpConnection {
-    stream: TcpStream,
+    stream: Stream,
     _open: GaugeGuard,
 }
 
-impl TcpConnection {
-    pub(super) fn new(stream: TcpStream, open: GaugeGuard) -> Self {
-        Self { stream, _open: open }
-    }
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    /// Seldom, and much larger.
+    Tls(Box<TlsStream>),
+    Unix(UnixStream),
+}
 
-    /// Says who the client is by the PROXY protocol, before anything else is written.
-    pub(super) fn introduce(
-        &self,
-        settings: &config::Backend,
-        client: &ClientInfo,
-    ) -> Result<(), DialError> {
-        let header = proxy_protocol::for_tcp(settings, client);
-        header.map_or(Ok(()), |header| self.write_first(&header))
+impl TcpConnection {
+    pub(super) fn new(stream: Stream, open: GaugeGuard) -> Self {
+        Self { stream, _open: open }
     }
 
     /// Writes the preamble, the first of what the backend's own protocol sees.
     pub(super) fn send_preamble(
-        &self,
+        &mut self,
         settings: &config::Backend,
         client: &ClientInfo,
     ) -> Result<(), DialError> {
         let Some(preamble) = &settings.introduction.preamble else { return Ok(()) };
-        self.write_first(preamble::render(preamble, client).as_bytes())
-    }
-
-    fn write_first(&self, bytes: &[u8]) -> Result<(), DialError> {
-        // Both together have at most 21 KiB, for which Linux always has room on a new connection: with its
-        // least buffer, 46 KiB. Should it be set lower, the connection fails and says so.
-        match self.stream.try_write(bytes) {
-            Ok(written) if written == bytes.len() => Ok(()),
-            Ok(_) => Err(DialError::Failed(io::ErrorKind::WriteZero.into())),
-            Err(error) => Err(error.into()),
-        }
+        let (_, writer) = self.split();
+        write_first(preamble::render(preamble, client).as_bytes(), |bytes| {
+            writer.try_write(&[IoSlice::new(bytes)])
+        })
     }
 
     /// The two directions, to be used by one task at a time.
     pub fn split(&mut self) -> (TcpReader<'_>, TcpWriter<'_>) {
-        let (reader, writer) = self.stream.split();
+        let (reader, writer) = match &mut self.stream {
+            Stream::Tcp(stream) => {
+                let (reader, writer) = stream.split();
+                (ReadHalf::Tcp(reader), WriteHalf::Tcp(writer))
+            }
+            Stream::Tls(stream) => (ReadHalf::Tls(stream), WriteHalf::Tls(stream)),
+            Stream::Unix(stream) => {
+                let (reader, writer) = stream.split();
+                (ReadHalf::Unix(reader), WriteHalf::Unix(writer))
+            }
+        };
         (TcpReader(reader), TcpWriter(writer))
     }
 
     /// Ends the connection in the plain way: what was written is still delivered, unless the backend
     /// has sent something that was not read. Then Linux resets it (RFC 9293 section 3.10.4).
     pub fn close(self) {
+        let socket = match &self.stream {
+            Stream::Tcp(stream) => SockRef::from(stream),
+            // What rustls holds, the kernel does not know to be unread.
+            Stream::Tls(stream) if stream.holds_unread() => return,
+            Stream::Tls(stream) => SockRef::from(stream.socket()),
+            // It never lingers.
+            Stream::Unix(_) => return,
+        };
         // Should the option stay, the end is a reset: too harsh, but never a cut that looks whole.
-        _ = SockRef::from(&self.stream).set_linger(None);
+        _ = socket.set_linger(None);
     }
 }
 
@@ -80,17 +90,29 @@ impl TcpConnection {
 #[derive(Debug)]
 pub struct TcpReader<'a>(ReadHalf<'a>);
 
+#[derive(Debug)]
+enum ReadHalf<'a> {
+    Tcp(tcp::ReadHalf<'a>),
+    Tls(&'a TlsStream),
+    Unix(unix::ReadHalf<'a>),
+}
+
 impl TcpReader<'_> {
-    /// Reads into `buffer`; 0 is the end. A read that does not fill the buffer counts as all there
-    /// was: the next one waits for the kernel's word instead of asking.
+    /// Reads into `buffer`; 0 is the end, and an end that TLS did not announce is an error. A read that
+    /// does not fill the buffer counts as all there was: the next one waits for the kernel's word
+    /// instead of asking.
     pub fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let mut buffer = ReadBuf::new(buffer);
-        ready!(Pinned::new(&mut self.0).poll_read(cx, &mut buffer))?;
-        Poll::Ready(Ok(buffer.filled().len()))
+        let mut space = ReadBuf::new(buffer);
+        match &mut self.0 {
+            ReadHalf::Tcp(half) => ready!(Pinned::new(half).poll_read(cx, &mut space))?,
+            ReadHalf::Unix(half) => ready!(Pinned::new(half).poll_read(cx, &mut space))?,
+            ReadHalf::Tls(stream) => return stream.poll_read(cx, buffer),
+        }
+        Poll::Ready(Ok(space.filled().len()))
     }
 }
 
@@ -98,13 +120,25 @@ impl TcpReader<'_> {
 #[derive(Debug)]
 pub struct TcpWriter<'a>(WriteHalf<'a>);
 
+#[derive(Debug)]
+enum WriteHalf<'a> {
+    Tcp(tcp::WriteHalf<'a>),
+    Tls(&'a TlsStream),
+    Unix(unix::WriteHalf<'a>),
+}
+
 impl TcpWriter<'_> {
-    /// Hands over as much as the kernel takes now.
+    /// Hands over as much as the kernel takes now. After `WouldBlock` the same bytes must come first the
+    /// next time.
     ///
     /// # Errors
     /// `WouldBlock` when it takes nothing, or why the connection is broken.
     pub fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(slices)
+        match &self.0 {
+            WriteHalf::Tcp(half) => half.try_write_vectored(slices),
+            WriteHalf::Tls(stream) => stream.try_write(slices),
+            WriteHalf::Unix(half) => half.try_write_vectored(slices),
+        }
     }
 
     /// Waits until the kernel takes more, or the connection is broken. Cancel-safe.
@@ -112,26 +146,61 @@ impl TcpWriter<'_> {
     /// # Errors
     /// When the runtime stops.
     pub async fn writable(&self) -> io::Result<()> {
-        self.0.writable().await
+        match &self.0 {
+            WriteHalf::Tcp(half) => half.writable().await,
+            WriteHalf::Tls(stream) => stream.socket().writable().await,
+            WriteHalf::Unix(half) => half.writable().await,
+        }
     }
 
     /// Waits until the connection breaks, and takes the socket's error. Cancel-safe: the error stays
     /// until it is taken.
     pub async fn broken(&self) -> io::Error {
-        let stream: &TcpStream = self.0.as_ref();
-        match stream.ready(Interest::ERROR).await.and_then(|_ready| stream.take_error()) {
+        let failed = match &self.0 {
+            WriteHalf::Tcp(half) => half.as_ref().ready(Interest::ERROR).await,
+            WriteHalf::Tls(stream) => stream.socket().ready(Interest::ERROR).await,
+            WriteHalf::Unix(half) => half.as_ref().ready(Interest::ERROR).await,
+        };
+        match failed.and_then(|_ready| self.socket().take_error()) {
             Ok(Some(error)) | Err(error) => error,
             // A read or a write took it, and says so.
             Ok(None) => std::future::pending().await,
         }
     }
 
-    /// Says that nothing follows, after what was written.
+    /// Says that nothing follows, after what was written. TLS may have to wait for room to say it in.
     ///
     /// # Errors
     /// When the connection is gone.
-    pub fn finish(&self) -> io::Result<()> {
-        let stream: &TcpStream = self.0.as_ref();
-        SockRef::from(stream).shutdown(Shutdown::Write)
+    pub async fn finish(&self) -> io::Result<()> {
+        match &self.0 {
+            WriteHalf::Tls(stream) => stream.finish().await,
+            WriteHalf::Tcp(_) | WriteHalf::Unix(_) => self.socket().shutdown(Shutdown::Write),
+        }
+    }
+
+    fn socket(&self) -> SockRef<'_> {
+        match &self.0 {
+            WriteHalf::Tcp(half) => SockRef::from(half.as_ref()),
+            WriteHalf::Tls(stream) => SockRef::from(stream.socket()),
+            WriteHalf::Unix(half) => SockRef::from(half.as_ref()),
+        }
+    }
+}
+
+/// Writes what the backend is to read first, before anything else is written.
+pub(super) fn write_first(
+    bytes: &[u8],
+    try_write: impl FnOnce(&[u8]) -> io::Result<usize>,
+) -> Result<(), DialError> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    // A PROXY header and a preamble together have at most 21 KiB, for which Linux always has room on a new
+    // connection: with its least buffer, 46 KiB. Should it be set lower, the connection fails and says so.
+    match try_write(bytes) {
+        Ok(written) if written == bytes.len() => Ok(()),
+        Ok(_) => Err(DialError::Failed(io::ErrorKind::WriteZero.into())),
+        Err(error) => Err(error.into()),
     }
 }

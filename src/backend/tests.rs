@@ -15,6 +15,7 @@ pub(crate) fn settings(tcp: &[SocketAddr]) -> config::Backend {
     let endpoint = |(i, address): (usize, &SocketAddr)| config::Endpoint {
         name: i.to_string(),
         tcp: Some(HostPort::Address(*address)),
+        unix: None,
         udp: None,
     };
     config::Backend {
@@ -33,6 +34,9 @@ pub(crate) fn settings(tcp: &[SocketAddr]) -> config::Backend {
         resolve_interval: Duration::from_secs(30),
         proxy_protocol: ProxyProtocol::Off,
         introduction: config::Introduction::default(),
+        source: Vec::new(),
+        dial: config::Dial::default(),
+        tls: None,
     }
 }
 
@@ -91,6 +95,7 @@ fn a_backend_without_any_address_is_not_picked() {
     settings.endpoints.push(config::Endpoint {
         name: "a".into(),
         tcp: Some(HostPort::Name("nowhere.invalid".into(), 1)),
+        unix: None,
         udp: None,
     });
     assert!(backend(settings).0.pick().is_none());
@@ -173,22 +178,6 @@ async fn an_endpoint_that_swallows_packets_times_out() {
     assert_eq!(backend.endpoints[0].metrics.timeout.get(), 1);
 }
 
-#[test]
-fn exhaustion_is_the_gateways_own_fault() {
-    for (errno, ours) in [
-        (libc::EMFILE, true),
-        (libc::ENFILE, true),
-        (libc::EADDRNOTAVAIL, true),
-        (libc::ENOBUFS, true),
-        (libc::ECONNREFUSED, false),
-        (libc::ETIMEDOUT, false),
-        (libc::EHOSTUNREACH, false),
-    ] {
-        let error = DialError::from(std::io::Error::from_raw_os_error(errno));
-        assert_eq!(error.is_ours(), ours, "{error:?}");
-    }
-}
-
 #[tokio::test]
 async fn the_header_comes_before_anything_else() {
     let (listener, address) = listening();
@@ -198,7 +187,7 @@ async fn the_header_comes_before_anything_else() {
     let mut tcp = backend.pick().unwrap().dial(&client()).await.unwrap();
     let (_reader, writer) = tcp.split();
     assert_eq!(writer.try_write(&[std::io::IoSlice::new(b"hello")]).unwrap(), 5);
-    writer.finish().unwrap();
+    writer.finish().await.unwrap();
 
     let mut seen = String::new();
     listener.accept().unwrap().0.read_to_string(&mut seen).unwrap();
@@ -267,6 +256,7 @@ async fn names_are_resolved_before_serving() {
     settings.endpoints.push(config::Endpoint {
         name: "a".into(),
         tcp: Some(HostPort::Name("localhost".into(), address.port())),
+        unix: None,
         udp: None,
     });
     let all = BTreeMap::from([("test".to_owned(), Arc::new(settings))]);
@@ -285,6 +275,7 @@ async fn the_resolver_stops_with_the_drain() {
     settings.endpoints.push(config::Endpoint {
         name: "a".into(),
         tcp: Some(HostPort::Name("localhost".into(), 7)),
+        unix: None,
         udp: None,
     });
     let all = BTreeMap::from([("test".to_owned(), Arc::new(settings))]);

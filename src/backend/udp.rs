@@ -4,7 +4,7 @@ use std::{
     cell::RefCell,
     future::poll_fn,
     io::{self, IoSlice, IoSliceMut},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::OnceLock,
 };
 
@@ -12,7 +12,7 @@ use quinn_udp::{RecvMeta, UdpSocketState};
 use socket2::SockRef;
 use tokio::{io::Interest, net::UdpSocket};
 
-use super::udp_header::UdpHeader;
+use super::{source::Sources, udp_header::UdpHeader};
 
 /// Datagrams that one system call may bring. Together with the datagrams that QUIC's buffer takes at
 /// once: 32 of the largest that fit a client's path are less than `datagram_send_buffer`'s default.
@@ -31,12 +31,19 @@ pub struct UdpConnection {
 
 impl UdpConnection {
     /// Opens a socket to the first address that the system has a way to. Nothing is sent.
-    pub(super) fn open(addresses: &[SocketAddr], header: UdpHeader) -> io::Result<Self> {
+    pub(super) fn open(
+        addresses: &[SocketAddr],
+        sources: &Sources,
+        header: UdpHeader,
+    ) -> io::Result<Self> {
         let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no address known");
         for address in addresses {
-            match open(*address) {
-                Ok(socket) => return Ok(Self { batches: batches()?, socket, header }),
-                Err(error) => last = error,
+            for source in sources.towards(*address) {
+                match open(*address, source) {
+                    Ok(socket) => return Ok(Self { batches: batches()?, socket, header }),
+                    // The next source may have a port left.
+                    Err(error) => last = error,
+                }
             }
         }
         Err(last)
@@ -136,12 +143,12 @@ fn batches() -> io::Result<&'static UdpSocketState> {
     Ok(BATCHES.get_or_init(|| made))
 }
 
-fn open(address: SocketAddr) -> io::Result<UdpSocket> {
-    let any: SocketAddr = match address {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+fn open(address: SocketAddr, source: Option<IpAddr>) -> io::Result<UdpSocket> {
+    let any = match address {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let socket = std::net::UdpSocket::bind(any)?;
+    let socket = std::net::UdpSocket::bind((source.unwrap_or(any), 0))?;
     socket.connect(address)?;
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket)
@@ -158,7 +165,9 @@ mod tests {
     fn pair() -> (UdpConnection, std::net::UdpSocket) {
         let backend = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let header = UdpHeader::new(&settings(&[]), &client());
-        let connection = UdpConnection::open(&[backend.local_addr().unwrap()], header).unwrap();
+        let connection =
+            UdpConnection::open(&[backend.local_addr().unwrap()], &Sources::new(&[]), header)
+                .unwrap();
         backend.connect(connection.socket.local_addr().unwrap()).unwrap();
         (connection, backend)
     }

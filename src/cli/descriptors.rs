@@ -27,7 +27,7 @@ pub(crate) fn raise_for(config: &Config) {
         warn!(
             limit, %needed,
             "The configuration's limits allow more open files than the system does. Beyond that, \
-             streams are reset with `out_of_resources`. Raise the system's hard limit or lower \
+             streams are reset with `out_of_descriptors`. Raise the system's hard limit or lower \
              limits.sessions, or a route's sessions or streams_per_session."
         );
     }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{
-    Backend, CertificateFiles, CertificateSource, Config, DatagramKey, Endpoint, Keepalive, Limits,
-    Listener, PerClientLimits, Route, Server, Timeouts, Transport, raw,
+    Backend, BackendTls, CertificateFiles, CertificateSource, Config, DatagramKey, Dial, Endpoint,
+    Keepalive, Limits, Listener, PerClientLimits, Roots, Route, Server, Timeouts, Transport, raw,
     read::{HexBytes, Workers},
     units::{Patience, Period},
 };
@@ -80,8 +80,12 @@ fn listener(listener: &Listener) -> raw::Listener {
 }
 
 fn certificate(files: &CertificateFiles) -> raw::Certificate {
-    let text = |path: &Path| Some(path.to_string_lossy().into_owned());
-    raw::Certificate { chain: text(&files.chain), key: text(&files.key), ..Default::default() }
+    let (chain, key) = (Some(text(&files.chain)), Some(text(&files.key)));
+    raw::Certificate { chain, key, ..Default::default() }
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 fn transport(transport: &Transport) -> raw::Transport {
@@ -195,8 +199,38 @@ fn backend(backend: &Backend) -> raw::Backend {
         user_timeout: Some(Period(backend.user_timeout)),
         uni_discard: Some(backend.uni_discard),
         resolve_interval: Some(Period(backend.resolve_interval)),
+        // An empty list has no form: the key is left out.
+        source: Some(backend.source.clone()).filter(|source| !source.is_empty()),
+        dial: Some(dial(&backend.dial)),
+        tls: backend.tls.as_deref().map(tls),
         keepalive: Some(keepalive(&backend.keepalive)),
         endpoints: Some(backend.endpoints.iter().map(endpoint).collect()),
+        ..Default::default()
+    }
+}
+
+fn dial(dial: &Dial) -> raw::Dial {
+    raw::Dial {
+        concurrent: Some(dial.concurrent),
+        queue: Some(dial.queue),
+        queue_timeout: Some(Period(dial.queue_timeout)),
+        ..Default::default()
+    }
+}
+
+fn tls(tls: &BackendTls) -> raw::BackendTls {
+    raw::BackendTls {
+        roots: match &tls.roots {
+            Roots::System => Some("system".to_owned()),
+            Roots::File(file) => Some(text(file)),
+            Roots::DangerAcceptAny => None,
+        },
+        server_name: tls.server_name.clone(),
+        // An empty list has no form: the key is left out.
+        alpn: Some(tls.alpn.clone()).filter(|alpn| !alpn.is_empty()),
+        certificate: tls.certificate.as_ref().map(|files| text(&files.chain)),
+        key: tls.certificate.as_ref().map(|files| text(&files.key)),
+        danger_accept_any: Some(tls.roots == Roots::DangerAcceptAny),
         ..Default::default()
     }
 }
@@ -214,6 +248,7 @@ fn endpoint(endpoint: &Endpoint) -> raw::Endpoint {
     raw::Endpoint {
         name: Some(endpoint.name.clone()),
         tcp: endpoint.tcp.clone(),
+        unix: endpoint.unix.as_deref().map(text),
         udp: endpoint.udp.clone(),
         ..Default::default()
     }

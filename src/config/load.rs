@@ -10,6 +10,7 @@ mod introduction;
 mod listener;
 mod route;
 mod server;
+mod tls;
 
 use std::{
     collections::HashMap,
@@ -101,7 +102,7 @@ fn config(raw: raw::File, folder: &Folder, problems: &mut Collector<'_>) -> Opti
     );
     let routes =
         problems.required("route", raw.route, "without a [[route]] every session is refused");
-    let backends = backend::backends(raw.backend.unwrap_or_default(), problems);
+    let backends = backend::backends(raw.backend.unwrap_or_default(), folder, problems);
     let listeners = listener::listeners(listeners.unwrap_or_default(), folder, problems);
     let routes = route::routes(routes.unwrap_or_default(), &backends, problems);
     introduction::check_captures(&backends, routes.as_deref(), problems);

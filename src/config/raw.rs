@@ -3,7 +3,10 @@
 //! The sections below are the one list of keys. Reading a file, refusing unknown keys, printing the
 //! effective configuration and the test of `config/tidegate.toml` all go by it.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::{Serialize, Serializer};
 use toml::de::{DeTable, DeValue};
@@ -281,8 +284,32 @@ section! {
         user_timeout: Period,
         uni_discard: ByteSize,
         resolve_interval: Period,
+        source: Vec<IpAddr>,
+        dial: Dial,
+        tls: BackendTls,
         keepalive: Keepalive,
         endpoints: Vec<Endpoint>,
+    }
+}
+
+section! {
+    /// `[backend.NAME.dial]`
+    Dial {
+        concurrent: u32,
+        queue: u32,
+        queue_timeout: Period,
+    }
+}
+
+section! {
+    /// `[backend.NAME.tls]`
+    BackendTls {
+        roots: String,
+        server_name: String,
+        alpn: Vec<String>,
+        certificate: String,
+        key: String,
+        danger_accept_any: bool,
     }
 }
 
@@ -300,6 +327,7 @@ section! {
     Endpoint {
         name: String,
         tcp: HostPort,
+        unix: String,
         udp: HostPort,
     }
 }

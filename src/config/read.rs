@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     num::{IntErrorKind, NonZeroU32},
 };
 
@@ -178,6 +178,9 @@ read_as_text! {
         |_syntax| format!(
             "{text:?} is no IP address with port; write one such as \"0.0.0.0:4433\" or \"[::]:4433\""
         )
+    );
+    IpAddr: "an IP address such as \"10.0.0.5\"", |text: &str| text.parse().map_err(
+        |_syntax| format!("{text:?} is no IP address; write one such as \"10.0.0.5\" or \"fd00::5\"")
     );
     HostPort: "a host and port such as \"127.0.0.1:7777\"", HostPort::parse;
     Origin: "an origin such as \"https://play.example.com\"", |text: &str| Origin::parse(text)

@@ -3,6 +3,7 @@
 mod datagrams;
 mod endings;
 mod ledger;
+mod legs;
 mod life;
 mod per_session;
 mod push;

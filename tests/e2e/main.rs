@@ -13,6 +13,8 @@ mod browser;
 mod browsers;
 mod closes;
 mod datagrams;
+#[allow(clippy::disallowed_types, reason = "plays a TLS server")]
+mod dialling;
 mod drain;
 mod endings;
 mod flow;

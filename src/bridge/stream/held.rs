@@ -194,6 +194,10 @@ fn session_end(why: StreamEnd) -> Option<Ending> {
         | StreamEnd::Refused
         | StreamEnd::SecondStream
         | StreamEnd::TooManyStreams
+        | StreamEnd::DialQueueFull
+        | StreamEnd::DialQueueTimeout
+        | StreamEnd::OutOfPorts
+        | StreamEnd::OutOfDescriptors
         | StreamEnd::OutOfResources
         | StreamEnd::Internal => Ending::Internal,
     })

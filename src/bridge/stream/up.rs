@@ -60,12 +60,13 @@ pub(super) async fn pump(
 ) -> Result<Up, Cut> {
     let error = match carry(recv, &writer, context, books, progress).await {
         // On failure the backend will not get the FIN, so it was not passed on.
-        Ok(()) => match writer.finish() {
+        Ok(()) => match writer.finish().await {
             Ok(()) => {
                 progress.end_up();
                 return Ok(Up::Finished);
             }
-            // Unlike a write, a shutdown does not take the socket's error: nothing to doubt.
+            // Unlike a write, a shutdown does not take the socket's error: nothing to doubt. Where it
+            // writes, over TLS, an end of file alone is no clean end.
             Err(error) => error,
         },
         Err(Failure::Client(lost)) => return Err(lost.into()),

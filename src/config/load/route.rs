@@ -4,8 +4,8 @@ use std::{collections::HashSet, sync::Arc};
 
 use super::{all, backend::Backends, check_names, datagram};
 use crate::config::{
-    Backend, DatagramsMode, Endpoint, HostPattern, HostPort, Opens, Origins, PushMode, Route,
-    RoutePath, StreamsMode, UniMode,
+    Backend, DatagramsMode, Endpoint, HostPattern, Opens, Origins, PushMode, Route, RoutePath,
+    StreamsMode, UniMode,
     problems::{Collector, did_you_mean, join},
     raw::{self, Section},
 };
@@ -181,8 +181,8 @@ impl Modes {
     /// As the file says, where the backend can do it. All of a session goes to one endpoint, so each
     /// endpoint must be able to take what the route carries.
     fn choose(raw: &raw::Route, backend: &Backend, problems: &mut Collector<'_>) -> Self {
-        let without_tcp = endpoints_without(backend, |endpoint| endpoint.tcp.as_ref());
-        let without_udp = endpoints_without(backend, |endpoint| endpoint.udp.as_ref());
+        let without_tcp = endpoints_without(backend, Endpoint::takes_streams);
+        let without_udp = endpoints_without(backend, |endpoint| endpoint.udp.is_some());
         let datagrams_default =
             if without_udp.is_empty() { DatagramsMode::Udp } else { DatagramsMode::Drop };
         let streams = raw.streams.unwrap_or_default();
@@ -206,10 +206,11 @@ impl Modes {
                 problems.add(raw.key(name), message);
             }
         };
-        need("streams", modes.streams != StreamsMode::Refuse, "tcp", &without_tcp, "refuse");
-        need("uni", modes.uni == UniMode::Backend, "tcp", &without_tcp, "refuse");
+        let streamed = "tcp or unix";
+        need("streams", modes.streams != StreamsMode::Refuse, streamed, &without_tcp, "refuse");
+        need("uni", modes.uni == UniMode::Backend, streamed, &without_tcp, "refuse");
         need("datagrams", modes.datagrams == DatagramsMode::Udp, "udp", &without_udp, "drop");
-        need("push", modes.push != PushMode::Off, "tcp", &without_tcp, "off");
+        need("push", modes.push != PushMode::Off, streamed, &without_tcp, "off");
         if modes.opens == Opens::Gateway && streams != StreamsMode::PerSession {
             let message = "needs streams = \"per-session\": with other modes the gateway opens no stream \
                            of its own; for one beside the client's write push = \"bidi\"";
@@ -233,11 +234,8 @@ impl Modes {
 }
 
 /// The names of the endpoints that lack an address, in words; empty if none does.
-fn endpoints_without(
-    backend: &Backend,
-    address: impl Fn(&Endpoint) -> Option<&HostPort>,
-) -> String {
-    let lacking = backend.endpoints.iter().filter(|endpoint| address(endpoint).is_none());
+fn endpoints_without(backend: &Backend, has: impl Fn(&Endpoint) -> bool) -> String {
+    let lacking = backend.endpoints.iter().filter(|endpoint| !has(endpoint));
     let names: Vec<_> = lacking.map(|endpoint| format!("{:?}", endpoint.name)).collect();
     names.join(", ")
 }

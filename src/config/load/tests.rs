@@ -269,6 +269,11 @@ fn the_effective_configuration_is_the_same_configuration() {
             "[backend.game]\nproxy_protocol = \"v2\"\nproxy_tlvs = [\"crc32c\", \"path\", \"ssl\"]\n\
              udp_proxy = \"v2-every\"\npreamble = \"{{{session_id} {capture.room}}}\\r\\n\"",
         ),
+        VALID.replace(
+            "[backend.game]",
+            "[backend.game]\nsource = [\"10.0.0.9\", \"::9\"]\n\
+             dial = { concurrent = 1, queue = 0, queue_timeout = \"1s\" }",
+        ),
     ] {
         let config = valid(&text);
         let effective = config.effective();
@@ -289,13 +294,15 @@ fn the_effective_configuration_has_every_key() {
     .effective();
     for key in known_keys() {
         let name = key.rsplit('.').next().unwrap();
-        // Secrets and a self-signed certificate are alternatives that the sample does not have; its route
-        // names no hosts, speaks no protocols and has datagrams without a key, and its backend is told of
-        // addresses alone.
+        // Secrets, a self-signed certificate and a Unix socket are alternatives that the sample does not have;
+        // its route names no hosts, speaks no protocols and has datagrams without a key; its backend is told
+        // of addresses alone, without TLS, and from no address of its own.
         let is_absent = key.starts_with("server.secret")
             || key.starts_with("server.previous_secret")
+            || key.starts_with("backend.*.tls")
             || key.contains("datagram_latest_per_key")
-            || ["self_signed", "hosts", "protocols", "proxy_tlvs", "preamble"].contains(&name);
+            || ["self_signed", "hosts", "protocols", "proxy_tlvs", "preamble", "source", "unix"]
+                .contains(&name);
         if !is_absent {
             assert!(effective.contains(&format!("{name} = ")), "{key} is not in\n{effective}");
         }
@@ -342,7 +349,7 @@ endpoints = [
         "t.toml:14: route[0].origin: unknown key; did you mean `origins`?",
         "t.toml:15: route[0].backend: no backend is named \"gme\"; did you mean \"game\"?",
         "t.toml:18: backend.game.endpoints[0].tcp: \"10.0.0.5\" is no host and port",
-        "t.toml:19: backend.game.endpoints[1]: has neither tcp nor udp",
+        "t.toml:19: backend.game.endpoints[1]: has neither tcp nor unix nor udp",
     ];
     assert_eq!(lines.len(), wanted.len(), "{problems}");
     for (line, wanted) in lines.iter().zip(wanted) {
@@ -530,6 +537,85 @@ fn a_short_secret_is_refused_without_being_shown() {
     let problems = Config::parse(&text, "t.toml", &folder.0).unwrap_err().to_string();
     assert!(problems.contains("10 bytes are too short"), "{problems}");
     assert!(!problems.contains("0123"), "{problems}");
+}
+
+/// A file with a backend that speaks TLS, in a folder with what it names.
+fn with_tls(folder: &Scratch, keys: &str) -> Result<Config, Problems> {
+    let made = crate::edge::self_signed(&["localhost".to_owned()]).unwrap();
+    let other = crate::edge::self_signed(&["localhost".to_owned()]).unwrap();
+    folder.file("chain.pem", made.certificate_pem.as_bytes());
+    folder.file("key.pem", made.key_pem.as_bytes());
+    folder.file("other.pem", other.key_pem.as_bytes());
+    folder.file("empty.pem", b"");
+    let noise = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    folder.file("noise.pem", noise);
+    let text = VALID.replace("[backend.game]", &format!("[backend.game]\ntls = {{ {keys} }}"));
+    Config::parse(&text, "t.toml", &folder.0)
+}
+
+#[test]
+fn tls_to_a_backend_is_read_with_its_files_and_printed_again() {
+    let folder = Scratch::new("tls");
+    for keys in [
+        "roots = \"chain.pem\"",
+        "danger_accept_any = true",
+        "roots = \"chain.pem\", server_name = \"a.example\", alpn = [\"h2\", \"game/1\"], \
+         certificate = \"chain.pem\", key = \"key.pem\"",
+    ] {
+        let made = folder.0.join("chain.pem");
+        let config = with_tls(&folder, keys).unwrap_or_else(|p| panic!("{p}"));
+        assert!(config.backends["game"].tls.is_some());
+        let effective = config.effective();
+        assert_eq!(valid(&effective), config, "{effective}");
+        // What is in a file belongs to it: a backend with another root is another backend.
+        let again = with_tls(&folder, keys).unwrap();
+        assert_eq!(again == config, keys.starts_with("danger"), "{}", made.display());
+    }
+}
+
+#[test]
+fn files_of_tls_to_a_backend_are_tried_at_once() {
+    let folder = Scratch::new("tls-bad");
+    for (keys, wanted) in [
+        ("roots = \"empty.pem\"", "tls.roots: FOLDER/empty.pem holds no certificate"),
+        ("roots = \"key.pem\"", "tls.roots: FOLDER/key.pem holds no certificate"),
+        ("roots = \"noise.pem\"", "tls.roots: FOLDER/noise.pem holds no root: "),
+        ("roots = \".\"", "tls.roots: cannot read FOLDER/.: it is not a file"),
+        (
+            "danger_accept_any = true, certificate = \"chain.pem\", key = \"chain.pem\"",
+            "tls.key: FOLDER/chain.pem holds no private key",
+        ),
+        (
+            "danger_accept_any = true, certificate = \"chain.pem\", key = \"other.pem\"",
+            "tls.key: cannot be used with `backend.game.tls.certificate`: ",
+        ),
+    ] {
+        let wanted = wanted.replace("FOLDER", &folder.0.display().to_string());
+        let problems = with_tls(&folder, keys).unwrap_err().to_string();
+        assert!(problems.starts_with(&format!("t.toml:30: backend.game.{wanted}")), "{problems}");
+        assert_eq!(problems.lines().count(), 1, "{problems}");
+    }
+}
+
+#[test]
+fn tls_is_spoken_to_hosts_that_a_certificate_can_name_and_over_tcp() {
+    let folder = Scratch::new("tls-where");
+    let keys = "danger_accept_any = true";
+    let text = VALID.replace("[backend.game]", &format!("[backend.game]\ntls = {{ {keys} }}"));
+    let text = text.replace("tcp = \"game-b.internal:7777\"", "unix = \"b.sock\"");
+    let problems = Config::parse(&text, "t.toml", &folder.0).unwrap_err().to_string();
+    let wanted = "t.toml:33: backend.game.endpoints[1].unix: TLS is spoken over TCP alone";
+    assert!(problems.starts_with(wanted), "{problems}");
+}
+
+#[test]
+fn a_unix_socket_is_where_streams_go_and_lies_in_the_files_folder() {
+    let text = VALID.replace("tcp = \"game-b.internal:7777\"", "unix = \"run/b.sock\"");
+    let config = Config::parse(&text, "t.toml", Path::new("/srv")).unwrap();
+    assert_eq!(config.routes[0].streams, StreamsMode::PerStream);
+    let endpoint = &config.backends["game"].endpoints[1];
+    assert_eq!(endpoint.unix.as_deref(), Some(Path::new("/srv/run/b.sock")));
+    assert_eq!(valid(&config.effective()), config);
 }
 
 proptest! {

@@ -51,6 +51,7 @@ async fn a_backend_without_an_address_refuses() {
     backend.endpoints.push(config::Endpoint {
         name: "a".into(),
         tcp: Some(HostPort::Name("nowhere.invalid".into(), 1)),
+        unix: None,
         udp: None,
     });
     let gateway = Gateway::new(route_to(backend));

@@ -45,6 +45,7 @@ pub(super) fn udp_route(udp: SocketAddr) -> config::Route {
     backend.endpoints.push(config::Endpoint {
         name: "0".into(),
         tcp: None,
+        unix: None,
         udp: Some(HostPort::Address(udp)),
     });
     route_to(backend)
