@@ -93,6 +93,7 @@ pub(super) mod tests {
     /// Takes from a socket the choice of its port (Linux 6.3 and newer).
     pub(super) fn limit_ports(socket: &impl AsFd, (first, last): (u16, u16)) -> io::Result<()> {
         let range = u32::from(last) << 16 | u32::from(first);
+        let length = libc::socklen_t::try_from(size_of_val(&range)).unwrap();
         // SAFETY: `range` is live and of the size given; the kernel copies it before it returns.
         let result = unsafe {
             libc::setsockopt(
@@ -100,7 +101,7 @@ pub(super) mod tests {
                 libc::IPPROTO_IP,
                 IP_LOCAL_PORT_RANGE,
                 (&raw const range).cast(),
-                size_of::<u32>() as libc::socklen_t,
+                length,
             )
         };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -14,9 +14,10 @@ use tokio::{io::Interest, net::UdpSocket};
 
 use super::{source::Sources, udp_header::UdpHeader};
 
-/// Datagrams that one system call may bring. Together with the datagrams that QUIC's buffer takes at
-/// once: 32 of the largest that fit a client's path are less than `datagram_send_buffer`'s default.
-const BATCH: usize = 32;
+/// Datagrams that one system call may bring: 32 on Linux, 1 where the system brings no more. So many of
+/// the largest that fit a client's path are less than the default of `datagram_send_buffer`, so that a
+/// batch finds room there.
+const BATCH: usize = quinn_udp::BATCH_SIZE;
 
 /// No datagram is larger.
 const MAX_BYTES: usize = 65_535;
@@ -122,8 +123,8 @@ impl UdpConnection {
 }
 
 thread_local! {
-    /// Lent for one receive. The system gives memory to what is touched of it: all of it only after 32 of
-    /// the largest datagrams at once.
+    /// Lent for one receive. The system gives memory to what is touched of it: all of it only after a batch
+    /// of the largest datagrams.
     static BUFFERS: RefCell<Box<[u8]>> =
         RefCell::new(vec![0; BATCH * MAX_BYTES].into_boxed_slice());
 }
@@ -182,7 +183,8 @@ mod tests {
     #[tokio::test]
     async fn one_call_brings_a_batch_and_the_next_the_rest() {
         let (connection, backend) = pair();
-        let sent: Vec<Vec<u8>> = (0..35).map(|n| vec![n; usize::from(n) * 7]).collect();
+        let sent: Vec<Vec<u8>> =
+            (0_u8..).map(|n| vec![n; usize::from(n) * 7]).take(BATCH + 3).collect();
         for datagram in &sent {
             backend.send(datagram).unwrap();
         }

@@ -561,7 +561,8 @@ impl Session for MemorySession {
     type Opener = MemoryOpener;
 
     fn opener(&self) -> MemoryOpener {
-        MemoryOpener(self.0.clone())
+        // Without the events, which may hold the opener: neither would ever be dropped.
+        MemoryOpener(MemoryClient { events: Arc::default(), ..self.0.clone() })
     }
 
     async fn ended(&mut self) -> ClientEnd {

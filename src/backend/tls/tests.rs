@@ -318,7 +318,8 @@ async fn a_full_kernel_is_waited_for_and_nothing_counts_before_its_time() {
     let server = TlsServer::new().await;
     let (dialled, mut peer) = tokio::join!(dial(server.settings()), server.accept());
     let mut connection = dialled.unwrap();
-    let bytes: Vec<u8> = (0..8_000_000_u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let words = (0..1_000_000_u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    let bytes: Vec<u8> = words.flatten().collect();
 
     let (_reader, writer) = connection.split();
     let mut blocked = 0;

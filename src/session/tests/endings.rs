@@ -410,7 +410,8 @@ async fn a_unidirectional_stream_is_written_and_its_answer_discarded_and_counted
     // A server may acknowledge each message for as long as the client sends.
     let gateway =
         Gateway::new(with_backend(route(&[server.address()]), |b| b.uni_discard = ByteSize(4)));
-    let send = gateway.session().await.open_uni();
+    let client = gateway.session().await;
+    let send = client.open_uni();
     let mut connection = server.accept().await;
     for _ in 0..5 {
         send.write("sample").await;
@@ -427,6 +428,8 @@ async fn a_unidirectional_stream_is_written_and_its_answer_discarded_and_counted
     gateway.first_stream_ends(StreamEnd::Finished).await;
     assert_eq!(gateway.route.discarded_bytes.get(), 19);
     assert_eq!(gateway.route.down.stream_bytes.get(), 0);
+    client.close(0, "");
+    gateway.leaves_nothing_behind().await;
 }
 
 #[tokio::test]

@@ -14,11 +14,11 @@ const REPLY: usize = CREDIT + 10_000;
 /// A session with a stream on which the gateway holds a part of the reply: 10,000 bytes of it, or as many
 /// as one read brought.
 struct HeldReply {
-    gateway: Gateway,
-    client: MemoryClient,
     send: ClientSend,
     recv: ClientRecv,
     _connection: Connection,
+    client: MemoryClient,
+    gateway: Gateway,
 }
 
 impl HeldReply {
@@ -30,7 +30,7 @@ impl HeldReply {
         let mut connection = server.accept().await;
         connection.write(&pattern(REPLY)).await;
         recv.blocked().await;
-        Self { gateway, client, send, recv, _connection: connection }
+        Self { send, recv, _connection: connection, client, gateway }
     }
 
     /// Waits for the stream's end, and for as many bytes to be lost down for the reason as were held.
@@ -45,6 +45,9 @@ impl HeldReply {
         let lost = down.lost_bytes.get(why);
         assert!((1..=10_000).contains(&lost), "{lost} bytes lost");
         assert_eq!(all_lost(&self.gateway), lost, "nothing is lost for another reason");
+        // With the session its books are closed.
+        self.client.close(0, "");
+        self.gateway.leaves_nothing_behind().await;
     }
 }
 
@@ -99,12 +102,14 @@ async fn held_question() -> (Gateway, MemoryClient, ClientSend, Connection, u64)
 }
 
 /// All that was taken is with the backend's kernel or lost for this reason.
-fn lost_up(gateway: &Gateway, why: StreamEnd, taken: u64) {
+async fn lost_up(gateway: &Gateway, client: &MemoryClient, why: StreamEnd, taken: u64) {
     let passed = gateway.route.up.stream_bytes.get();
     let lost = gateway.route.up.lost_bytes.get(why);
     assert!(lost > 0, "nothing was held");
     assert_eq!(passed + lost, taken, "{passed} passed on and {lost} lost");
     assert_eq!(all_lost(gateway), lost, "nothing is lost for another reason");
+    client.close(0, "");
+    gateway.leaves_nothing_behind().await;
 }
 
 #[tokio::test]
@@ -112,23 +117,23 @@ async fn a_question_that_nobody_reads_is_lost_with_the_session() {
     let (gateway, client, _send, _connection, taken) = held_question().await;
     client.close(0, "");
     gateway.first_stream_ends(StreamEnd::SessionEnded).await;
-    lost_up(&gateway, StreamEnd::SessionEnded, taken);
+    lost_up(&gateway, &client, StreamEnd::SessionEnded, taken).await;
 }
 
 #[tokio::test]
 async fn a_question_that_nobody_reads_is_lost_with_the_clients_reset() {
-    let (gateway, _client, send, _connection, taken) = held_question().await;
+    let (gateway, client, send, _connection, taken) = held_question().await;
     send.reset(1);
     gateway.first_stream_ends(StreamEnd::ClientReset).await;
-    lost_up(&gateway, StreamEnd::ClientReset, taken);
+    lost_up(&gateway, &client, StreamEnd::ClientReset, taken).await;
 }
 
 #[tokio::test]
 async fn a_question_is_lost_with_its_backend() {
-    let (gateway, _client, _send, connection, taken) = held_question().await;
+    let (gateway, client, _send, connection, taken) = held_question().await;
     connection.reset();
     gateway.first_stream_ends(StreamEnd::BackendReset).await;
-    lost_up(&gateway, StreamEnd::BackendReset, taken);
+    lost_up(&gateway, &client, StreamEnd::BackendReset, taken).await;
 }
 
 /// What was read is dropped in the panic.
