@@ -1,21 +1,23 @@
 //! The admin listener: metrics and health over plain HTTP.
 //!
-//! It looks on and changes nothing: what it tells comes from [`Metrics`] and [`Lifecycle`]. It stays
-//! up while the process drains, so that the end can be watched, and is stopped last and on its own.
-//! It has no access control; keep it on loopback or behind a firewall.
+//! What it tells comes from [`Metrics`], [`Lifecycle`] and [`Backends`]. It stays up while the process
+//! drains, so that the end can be watched, and is stopped last and on its own. It has no access
+//! control; keep it on loopback or behind a firewall. What changes something is done on loopback
+//! alone.
 //!
 //! Which library speaks HTTP is hidden in `http`, whose small server others may use for pages of
 //! their own.
 
+mod backends;
 mod http;
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use serde::Serialize;
 use tokio::time::Instant;
 
 pub use self::http::{Answer, Get, HttpListener, HttpServer, Pages};
-use crate::{lifecycle::Lifecycle, metrics::Metrics};
+use crate::{backend::Backends, lifecycle::Lifecycle, metrics::Metrics};
 
 /// The admin listener, bound but not serving yet.
 #[derive(Debug)]
@@ -41,28 +43,37 @@ impl Admin {
     /// Serves until the returned server is stopped, which the drain of `watched` does not do.
     ///
     /// `sample` runs before each rendering of the metrics: it brings up to date the numbers that
-    /// nobody counts by the way, such as the kernel's drops.
+    /// nobody counts by the way, such as the kernel's drops. `backends` gives those that new sessions
+    /// go to now.
     pub fn run(
         self,
         watched: Lifecycle,
         metrics: Metrics,
         sample: impl Fn() + Send + Sync + 'static,
+        backends: impl Fn() -> Arc<Backends> + Send + Sync + 'static,
     ) -> HttpServer {
-        let view = View { watched, metrics, sample, since: self.bound_at };
-        self.listener.serve(move |get: &Get<'_>| view.answer(get))
+        let is_loopback = self.address().ip().to_canonical().is_loopback();
+        let view = View { watched, metrics, sample, backends, is_loopback, since: self.bound_at };
+        self.listener.serve(view)
     }
 }
 
 /// What the pages are made of.
-struct View<S> {
+struct View<S, B> {
     watched: Lifecycle,
     metrics: Metrics,
     sample: S,
+    backends: B,
+    is_loopback: bool,
     since: Instant,
 }
 
-impl<S: Fn()> View<S> {
-    fn answer(&self, get: &Get<'_>) -> Answer {
+impl<S, B> Pages for View<S, B>
+where
+    S: Fn() + Send + Sync + 'static,
+    B: Fn() -> Arc<Backends> + Send + Sync + 'static,
+{
+    fn get(&self, get: &Get<'_>) -> Answer {
         match get.path {
             "/" => Answer::text(INDEX),
             "/metrics" => {
@@ -73,10 +84,16 @@ impl<S: Fn()> View<S> {
             "/livez" => Answer::text("ok\n"),
             "/readyz" => self.ready(get),
             "/healthz" => Answer::ok("application/json", self.health()),
-            _ => Answer::not_found(),
+            path => backends::get(path, &(self.backends)()).unwrap_or_else(Answer::not_found),
         }
     }
 
+    fn post(&self, path: &str) -> Option<Answer> {
+        backends::post(path, &(self.backends)(), self.is_loopback)
+    }
+}
+
+impl<S, B> View<S, B> {
     fn ready(&self, get: &Get<'_>) -> Answer {
         let stage = Stage::of(&self.watched);
         let text = if get.query.split('&').any(|q| q == "verbose" || q.starts_with("verbose=")) {
@@ -109,6 +126,9 @@ tidegate admin
 /livez            200 while the process runs
 /readyz           200 while new clients are welcome, else 503; ?verbose lists the checks
 /healthz          summary in JSON, always 200
+/api/backends     backends, endpoints and their addresses in JSON
+
+POST /api/backends/BACKEND/endpoints/ENDPOINT/drain, and .../resume: on loopback alone
 ";
 
 /// The version is part of the type's name (Prometheus exposition formats).
@@ -173,6 +193,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::backend::tests::{no_resolver, settings};
 
     static SAMPLES: AtomicU64 = AtomicU64::new(0);
 
@@ -180,21 +201,43 @@ mod tests {
         server: HttpServer,
         lifecycle: Lifecycle,
         metrics: Metrics,
+        backends: Arc<Backends>,
     }
 
     fn admin() -> Running {
         let (lifecycle, metrics) = (Lifecycle::new(), Metrics::new());
         let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let sample = || _ = SAMPLES.fetch_add(1, Ordering::Relaxed);
-        let server = admin.run(lifecycle.clone(), metrics.clone(), sample);
-        Running { server, lifecycle, metrics }
+        let backends = backends();
+        let all = Arc::clone(&backends);
+        let get = move || Arc::clone(&all);
+        let server = admin.run(lifecycle.clone(), metrics.clone(), sample, get);
+        Running { server, lifecycle, metrics, backends }
+    }
+
+    /// One backend, "test", of the endpoints "0" and "1".
+    fn backends() -> Arc<Backends> {
+        let settings = settings(&["127.0.0.1:9".parse().unwrap(), "127.0.0.2:9".parse().unwrap()]);
+        let settings = [("test".to_owned(), Arc::new(settings))].into();
+        Arc::new(Backends::new(&settings, &Metrics::new(), &no_resolver(), None))
     }
 
     impl Running {
         /// Status, headers and body of one GET.
         async fn get(&self, target: &str) -> (u16, String, String) {
+            self.ask(&format!("GET {target}"), "").await
+        }
+
+        /// Status and body of one POST, with a header.
+        async fn post(&self, target: &str, header: &str) -> (u16, String) {
+            let (status, _, body) = self.ask(&format!("POST {target}"), header).await;
+            (status, body)
+        }
+
+        async fn ask(&self, what: &str, header: &str) -> (u16, String, String) {
             let mut stream = TcpStream::connect(self.server.address()).await.unwrap();
-            let request = format!("GET {target} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+            let request =
+                format!("{what} HTTP/1.1\r\nhost: a\r\n{header}connection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).await.unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.unwrap();
@@ -273,5 +316,75 @@ mod tests {
             assert!(body.contains(endpoint), "{body}");
         }
         assert_eq!(admin.get("/admin").await.0, 404);
+    }
+    #[tokio::test]
+    async fn the_backends_are_listed_with_what_is_known_of_them() {
+        let admin = admin();
+        admin.post("/api/backends/test/endpoints/1/drain", "").await;
+
+        let (status, head, body) = admin.get("/api/backends").await;
+
+        assert_eq!(status, 200);
+        assert!(head.contains("content-type: application/json"), "{head}");
+        let found: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let endpoint = |name, ip, state| {
+            serde_json::json!({
+                "name": name, "state": state, "weight": 1, "sessions": 0,
+                "members": [{
+                    "tcp": [format!("{ip}:9")], "udp": [], "state": state, "sessions": 0,
+                    "last_check": null,
+                }],
+            })
+        };
+        let endpoints =
+            [endpoint("0", "127.0.0.1", "live"), endpoint("1", "127.0.0.2", "draining")];
+        let wanted =
+            serde_json::json!({ "backends": [{ "name": "test", "endpoints": endpoints }] });
+        assert_eq!(found, wanted);
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_is_drained_and_resumed() {
+        let admin = admin();
+        let state = || {
+            serde_json::to_value(admin.backends.overview()).unwrap()[0]["endpoints"][0]["state"]
+                .clone()
+        };
+        let answer = admin.post("/api/backends/test/endpoints/0/drain", "").await;
+        assert_eq!((answer, state()), ((200, "draining\n".into()), "draining".into()));
+        let answer = admin.post("/api/backends/test/endpoints/0/resume", "").await;
+        assert_eq!((answer, state()), ((200, "live\n".into()), "live".into()));
+
+        for (path, status) in [
+            ("/api/backends/test/endpoints/2/drain", 404),
+            ("/api/backends/nobody/endpoints/0/drain", 404),
+            ("/api/backends/test/endpoints/0/stop", 405),
+            ("/metrics", 405),
+        ] {
+            assert_eq!(admin.post(path, "").await.0, status, "{path}");
+        }
+        let (status, head, _) = admin.get("/api/backends/test/endpoints/0/drain").await;
+        assert_eq!(status, 405);
+        assert!(head.contains("allow: POST"), "{head}");
+    }
+
+    /// Any page that an operator visits can have the browser send a POST to this machine.
+    #[tokio::test]
+    async fn a_page_in_a_browser_changes_nothing() {
+        let admin = admin();
+        let path = "/api/backends/test/endpoints/0/drain";
+        let (status, body) = admin.post(path, "origin: http://evil.test\r\n").await;
+        assert_eq!((status, body.as_str()), (403, "not from a page in a browser\n"));
+        assert!(!admin.get("/api/backends").await.2.contains("draining"));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_changed_by_a_listener_that_others_can_reach() {
+        let backends = backends();
+        let path = "/api/backends/test/endpoints/0/drain";
+        let answer = backends::post(path, &backends, false).unwrap();
+        assert!(format!("{answer:?}").contains("403"), "{answer:?}");
+        let overview = serde_json::to_string(&backends.overview()).unwrap();
+        assert!(!overview.contains("draining"), "{overview}");
     }
 }

@@ -1,26 +1,40 @@
-//! Backends: a name becomes an endpoint, an endpoint becomes a connection.
+//! Backends: a name becomes a member of an endpoint, a member becomes a connection.
 //!
-//! It decides which endpoint a session goes to ([`Backend::pick`]), keeps host names resolved, dials
-//! connections over TCP, TLS or to Unix sockets with the settings of the configuration, and opens UDP
-//! sockets. It hides addresses, socket options, TLS and how a backend is told of the client. In goes a
-//! [`Pin`], out come a [`TcpConnection`] or a [`UdpConnection`], or a [`DialError`] that says whose fault
-//! it is.
+//! It decides where a session goes ([`Backend::pick`]), keeps host names resolved and members checked,
+//! leaves out those that fail, dials connections over TCP, TLS or to Unix sockets with the settings of the
+//! configuration, and opens UDP sockets. It hides addresses, socket options, TLS and how a backend is told
+//! of the client. In goes a [`Pin`], out come a [`TcpConnection`] or a [`UdpConnection`], or a [`DialError`]
+//! that says whose fault it is.
 //!
-//! What always holds: all connections of a session go to one endpoint; a [`TcpConnection`] that is
-//! dropped without [`TcpConnection::close`] resets, so that nothing that was cut looks whole; and every
-//! finished attempt is counted under its result.
+//! Three words: a backend has *endpoints*, which the configuration lists and which share a name, a
+//! weight and metrics; an endpoint has *members*, the places where it can be reached: one for an
+//! address, one or several for a host name. A member takes new sessions while it is *live*: given by
+//! configuration and names, up, not ejected, not drained.
+//!
+//! What always holds: all connections of a session go to one member; a [`TcpConnection`] that is
+//! dropped without [`TcpConnection::close`] resets, so that nothing that was cut looks whole; every
+//! finished attempt is counted under its result; and no change here touches a session that lives, but
+//! to tell it ([`Pin::leaving`]).
 
+mod balance;
+mod check;
 mod client_info;
 mod dial;
+mod eject;
+mod health;
+mod member;
+mod overview;
 mod pin;
 mod preamble;
 mod proxy_protocol;
 mod queue;
 mod race;
 mod resolve;
+mod roster;
 mod source;
 mod spp;
 mod tcp;
+mod tend;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tls;
@@ -30,29 +44,44 @@ mod unix;
 
 use std::{
     collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
+use arc_swap::ArcSwap;
 use futures_util::future::join_all;
+use tokio::time::Instant;
+use tracing::warn;
 
 #[cfg(test)]
 pub(crate) use self::tls::tests::TlsServer;
 pub use self::{
+    balance::RequestFacts,
     client_info::ClientInfo,
     dial::DialError,
+    member::Endpoint,
+    overview::{BackendOverview, EndpointOverview, MemberOverview},
     pin::Pin,
+    resolve::{Resolve, SystemResolver},
     tcp::{TcpConnection, TcpReader, TcpWriter},
     tls::TlsError,
     udp::UdpConnection,
 };
-use self::{dial::Dialler, resolve::Addresses, source::Sources, udp_header::UdpHeader};
+use self::{
+    balance::{Candidate, Turns, better_of_two, fewest_sessions, highest_score, mix},
+    dial::Dialler,
+    member::Member,
+    roster::Roster,
+    source::Sources,
+    tend::{Known, Signals},
+};
 use crate::{
     config::{self, Balance},
     lifecycle::Lifecycle,
-    metrics::{EndpointMetrics, Metrics},
+    metrics::Metrics,
 };
 
 /// All backends of a configuration, by name.
@@ -60,11 +89,21 @@ use crate::{
 pub struct Backends(BTreeMap<String, Arc<Backend>>);
 
 impl Backends {
-    /// The backends as configured. Those given by host name have no address until
+    /// The backends as configured. Endpoints given by host name have no members until
     /// [`Self::resolve`].
-    pub fn new(settings: &BTreeMap<String, Arc<config::Backend>>, metrics: &Metrics) -> Self {
+    ///
+    /// Endpoints and members that `previous` has too are taken over with all that is known of them:
+    /// sessions, health, ejections, drains.
+    pub fn new(
+        settings: &BTreeMap<String, Arc<config::Backend>>,
+        metrics: &Metrics,
+        resolver: &Arc<dyn Resolve>,
+        previous: Option<&Self>,
+    ) -> Self {
         let backend = |(name, settings): (&String, &Arc<config::Backend>)| {
-            (name.clone(), Arc::new(Backend::new(Arc::clone(settings), metrics)))
+            let previous = previous.and_then(|all| all.get(name)).map(Arc::as_ref);
+            let (settings, resolver) = (Arc::clone(settings), Arc::clone(resolver));
+            (name.clone(), Arc::new(Backend::new(settings, metrics, resolver, previous)))
         };
         Self(settings.iter().map(backend).collect())
     }
@@ -79,15 +118,13 @@ impl Backends {
         join_all(self.0.values().map(|backend| backend.resolve())).await;
     }
 
-    /// Resolves every host name again and again, each backend at its own interval, until the drain.
-    ///
-    /// For the control runtime: the system's resolver blocks threads of the runtime's pool. Sessions
-    /// that live through a drain keep the addresses known by then.
-    pub async fn resolve_loop(self: Arc<Self>, lifecycle: Lifecycle) {
-        let loops = join_all(self.0.values().map(|backend| backend.resolve_loop()));
+    /// Keeps all of them up to date, until the drain of `lifecycle`: resolves names, checks health,
+    /// takes back what was ejected. For the control runtime; at most one set of backends at a time.
+    pub async fn tend(self: Arc<Self>, lifecycle: Lifecycle) {
+        let all = join_all(self.0.values().map(|backend| backend.tend()));
         tokio::select! {
-            _ = loops => {}
-            // A lookup that is cancelled changes nothing.
+            _ = all => {}
+            // A lookup or a check that is cancelled changes nothing.
             () = lifecycle.draining() => {}
         }
     }
@@ -97,18 +134,60 @@ impl Backends {
 #[derive(Debug)]
 pub struct Backend {
     settings: Arc<config::Backend>,
-    /// At least one.
-    endpoints: Box<[Endpoint]>,
-    /// Where the next search for an endpoint begins.
-    next: AtomicUsize,
+    /// In the order of the settings.
+    endpoints: Box<[Arc<Endpoint>]>,
+    /// One for each endpoint, in the same order.
+    diallers: Box<[Dialler]>,
+    roster: ArcSwap<Roster>,
+    /// Locked once per session, never on the data path.
+    turns: Mutex<Turns>,
+    /// Counts picks: where the next search begins, and a source of random numbers with the seed.
+    picks: AtomicUsize,
+    seed: u64,
+    /// What the control side knows; also locked by ejections.
+    known: Mutex<Known>,
+    resolver: Arc<dyn Resolve>,
+    signals: Arc<Signals>,
 }
 
 impl Backend {
-    fn new(settings: Arc<config::Backend>, metrics: &Metrics) -> Self {
+    fn new(
+        settings: Arc<config::Backend>,
+        metrics: &Metrics,
+        resolver: Arc<dyn Resolve>,
+        previous: Option<&Self>,
+    ) -> Self {
+        let endpoint = |settings_of: &config::Endpoint| {
+            let name = &settings_of.name;
+            let known = previous.and_then(|p| p.endpoints.iter().find(|e| e.name() == name));
+            known.map_or_else(|| Arc::new(Endpoint::new(name, &settings.name, metrics)), Arc::clone)
+        };
+        let endpoints: Box<[_]> = settings.endpoints.iter().map(endpoint).collect();
         let sources = Arc::new(Sources::new(&settings.source));
-        let endpoints =
-            settings.endpoints.iter().map(|e| Endpoint::new(e, &settings, &sources, metrics));
-        Self { endpoints: endpoints.collect(), next: AtomicUsize::new(0), settings }
+        let dialler = |(endpoint_settings, endpoint): (_, &Arc<Endpoint>)| {
+            let metrics = endpoint.metrics.clone();
+            Dialler::new(&settings, endpoint_settings, Arc::clone(&sources), metrics)
+        };
+        let diallers = settings.endpoints.iter().zip(&endpoints).map(dialler).collect();
+        let mut known = previous.map(Self::all_known).unwrap_or_default();
+        let members = std::mem::take(&mut known.absent);
+        let (seats, left) =
+            Roster::arrange(&settings.endpoints, &endpoints, &known.answers, members);
+        known.absent = left;
+        let backend = Self {
+            endpoints,
+            diallers,
+            roster: ArcSwap::from_pointee(Roster(seats.into_iter().map(|(s, _)| s).collect())),
+            turns: Mutex::default(),
+            picks: AtomicUsize::new(0),
+            seed: RandomState::new().hash_one(()),
+            known: Mutex::new(known),
+            resolver,
+            signals: previous.map(|p| Arc::clone(&p.signals)).unwrap_or_default(),
+            settings,
+        };
+        backend.show();
+        backend
     }
 
     /// The name, for logs.
@@ -116,90 +195,90 @@ impl Backend {
         &self.settings.name
     }
 
-    /// Chooses the endpoint for a session. `None`: none has an address.
+    /// Chooses where a session goes. `None`: no member is live.
     ///
-    /// The pin counts as a session of its endpoint for as long as it lives.
-    pub fn pick(self: &Arc<Self>) -> Option<Pin> {
-        let count = self.endpoints.len();
-        let start = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut usable = (0..count)
-            .map(|step| start.wrapping_add(step) % count)
-            .filter(|i| self.endpoints[*i].has_address());
-        let chosen = match self.settings.balance {
-            Balance::RoundRobin => usable.next(),
-            // Among equals the first, so that they take turns.
-            Balance::LeastSessions => usable.min_by_key(|i| self.endpoints[*i].sessions()),
+    /// The pin counts as a session of its member for as long as it lives.
+    pub fn pick(self: &Arc<Self>, facts: &RequestFacts<'_>) -> Option<Pin> {
+        let request = match self.settings.balance {
+            Balance::Hash => facts.hash(&self.settings.hash_on),
+            _ => 0,
         };
-        chosen.map(|first| Pin::new(Arc::clone(self), first))
+        let member = self.choose(request, &[])?;
+        Some(Pin::new(Arc::clone(self), member, request))
     }
 
-    async fn resolve(&self) {
-        join_all(self.endpoints.iter().flat_map(|endpoint| {
-            [&endpoint.tcp, &endpoint.udp].map(|addresses| addresses.resolve(&self.settings.name))
-        }))
-        .await;
+    /// What dials this member. `None`: it is no member of this backend's.
+    fn dialler(&self, member: &Member) -> Option<&Dialler> {
+        let at = self.endpoints.iter().position(|e| Arc::ptr_eq(e, member.endpoint()))?;
+        self.diallers.get(at)
     }
 
-    async fn resolve_loop(&self) {
-        if !self.endpoints.iter().any(|e| e.tcp.is_name() || e.udp.is_name()) {
+    /// The best live member by the policy, of those that were not tried.
+    fn choose(&self, request: u64, tried: &[Arc<Member>]) -> Option<Arc<Member>> {
+        let roster = self.roster.load();
+        let seats = roster.0.iter().enumerate();
+        let is_open = |member: &Arc<Member>| {
+            member.is_live() && !tried.iter().any(|tried| Arc::ptr_eq(tried, member))
+        };
+        let open: Vec<_> = seats
+            .filter(|(_, seat)| is_open(&seat.member))
+            .map(|(at, seat)| Candidate {
+                seat: at,
+                weight: seat.weight,
+                sessions: seat.member.sessions(),
+                key: seat.key,
+            })
+            .collect();
+        let count = self.picks.fetch_add(1, Ordering::Relaxed);
+        let seat = match self.settings.balance {
+            Balance::RoundRobin => lock(&self.turns).next(&open),
+            Balance::LeastSessions => fewest_sessions(&open, count),
+            Balance::RandomTwo => better_of_two(&open, mix(self.seed ^ count as u64)),
+            Balance::Hash => highest_score(&open, request),
+        };
+        seat.map(|seat| Arc::clone(&roster.0[seat].member))
+    }
+
+    /// Notes that a member failed in use: its names may stand for something else by now, and it may
+    /// have failed often enough to be left out.
+    fn member_failed(&self, member: &Arc<Member>) {
+        self.signals.resolve.notify_one();
+        let failures = member.failed();
+        if eject::is_due(&self.settings.ejection, failures) {
+            self.eject(member, failures);
+        }
+    }
+
+    fn eject(&self, member: &Arc<Member>, failures: u32) {
+        // One at a time: each counts who is out.
+        let _known = lock(&self.known);
+        let roster = self.roster.load();
+        let out = roster.0.iter().filter(|seat| !seat.member.is_live()).count();
+        let rules = &self.settings.ejection;
+        let is_fair = roster.has(member) && eject::is_allowed(rules, out, roster.0.len());
+        if !is_fair || !member.is_live() {
             return;
         }
-        loop {
-            tokio::time::sleep(self.settings.resolve_interval).await;
-            self.resolve().await;
-        }
+        let now = Instant::now();
+        let time = member.eject(rules, now) - now;
+        member.endpoint().pool.ejections.inc();
+        self.signals.changed.notify_one();
+        let (backend, endpoint) = (self.name(), member.endpoint().name());
+        let addresses = member.addresses();
+        warn!(
+            backend,
+            endpoint,
+            %addresses,
+            failures,
+            ?time,
+            "An endpoint is left out for a while."
+        );
     }
 }
 
-/// One endpoint, with what is known of it.
-#[derive(Debug)]
-pub struct Endpoint {
-    name: String,
-    tcp: Addresses,
-    udp: Addresses,
-    sessions: AtomicU64,
-    connecting: Trouble,
-    dialler: Dialler,
-    metrics: EndpointMetrics,
-}
-
-impl Endpoint {
-    fn new(
-        settings: &config::Endpoint,
-        backend: &config::Backend,
-        sources: &Arc<Sources>,
-        metrics: &Metrics,
-    ) -> Self {
-        let metrics = metrics.endpoint(&backend.name, &settings.name);
-        Self {
-            name: settings.name.clone(),
-            tcp: Addresses::new(settings.tcp.clone()),
-            udp: Addresses::new(settings.udp.clone()),
-            sessions: AtomicU64::new(0),
-            connecting: Trouble::default(),
-            dialler: Dialler::new(backend, settings, Arc::clone(sources), metrics.clone()),
-            metrics,
-        }
-    }
-
-    /// The name, for logs.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Sessions that are pinned here now.
-    pub fn sessions(&self) -> u64 {
-        self.sessions.load(Ordering::Relaxed)
-    }
-
-    fn open_udp(&self, header: UdpHeader) -> std::io::Result<UdpConnection> {
-        UdpConnection::open(&self.udp.known(), self.dialler.sources(), header)
-    }
-
-    fn has_address(&self) -> bool {
-        let has_any = |addresses: &Addresses| !addresses.known().is_empty();
-        self.dialler.is_local() || has_any(&self.tcp) || has_any(&self.udp)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that could panic happens under the locks of this room.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether something fails now, so that a log line is written when that changes and not each time.

@@ -219,7 +219,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        backend::{Backends, tests::client},
+        backend::{
+            Backends,
+            tests::{NOBODY, client, no_resolver},
+        },
         config::Config,
         metrics::Metrics,
         route::RouteTable,
@@ -244,9 +247,11 @@ endpoints = [{ tcp = "127.0.0.1:9" }]
     pub(super) fn context(metrics: &Metrics) -> Context {
         let config = Config::parse(ROUTE, "test.toml", Path::new(".")).unwrap();
         let routes = RouteTable::new(&config.routes, metrics);
-        let backend = Arc::clone(Backends::new(&config.backends, metrics).get("game").unwrap());
+        let backend = Arc::clone(
+            Backends::new(&config.backends, metrics, &no_resolver(), None).get("game").unwrap(),
+        );
         let route = Arc::clone(&routes.routes()[0]);
-        Context::new(route, backend.pick().unwrap(), client(), Lifecycle::new())
+        Context::new(route, backend.pick(&NOBODY).unwrap(), client(), Lifecycle::new())
     }
 
     /// Every test of a gateway asks whether the books balance. This one shows that the answer can be no.

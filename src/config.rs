@@ -18,6 +18,7 @@ mod introduction;
 mod load;
 mod origin;
 mod path;
+mod pool;
 mod preamble;
 mod problems;
 mod rate;
@@ -44,6 +45,7 @@ pub use self::{
     introduction::{Introduction, ProxyTlv, UdpProxy},
     origin::{Origin, OriginError, Origins},
     path::{PathError, RoutePath, Segment, path_segments},
+    pool::{Balance, Check, Ejection, HashOn, Health, Payload, Statuses},
     preamble::{Field, Piece, Preamble},
     problems::{Problem, Problems},
     rate::Rate,
@@ -539,6 +541,12 @@ pub struct Backend {
     pub name: String,
     /// How sessions are spread over the endpoints. Default `round-robin`.
     pub balance: Balance,
+    /// What a session is told apart by where `balance` is `hash`. Default: the client's address.
+    pub hash_on: HashOn,
+    /// Active health checks. Default: none.
+    pub health: Health,
+    /// When an endpoint that fails in use is left out.
+    pub ejection: Ejection,
     /// Whether the backend is told the client's address at the start of each TCP connection, and in
     /// which version of the PROXY protocol. Default `off`: a backend that does not expect it would
     /// take it for data.
@@ -607,16 +615,6 @@ pub enum Roots {
     DangerAcceptAny,
 }
 
-/// How sessions are spread over a backend's endpoints.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Balance {
-    /// One after the other.
-    #[default]
-    RoundRobin,
-    /// The one with the fewest sessions.
-    LeastSessions,
-}
-
 /// HAProxy's PROXY protocol.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum ProxyProtocol {
@@ -657,6 +655,13 @@ pub struct Endpoint {
     pub unix: Option<PathBuf>,
     /// Where datagrams go.
     pub udp: Option<HostPort>,
+    /// Its share of the sessions, compared with the other endpoints'. Default 1.
+    pub weight: u32,
+}
+
+/// Defaults of settings whose type does not tell.
+impl Endpoint {
+    const WEIGHT: u32 = 1;
 }
 
 impl Endpoint {

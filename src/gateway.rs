@@ -2,8 +2,8 @@
 //!
 //! Two steps, so that addresses are known and files are read before anything serves:
 //! [`Gateway::bind`], then [`Gateway::start`]. The workers and their connections belong to one
-//! [`Lifecycle`], which drains; the control side (admin, name resolution) outlives it, so that the
-//! drain can be watched to its end.
+//! [`Lifecycle`], which drains; the control side (admin, name resolution, health checks) outlives it,
+//! so that the drain can be watched to its end.
 
 mod reload;
 
@@ -16,7 +16,7 @@ use tracing::info;
 pub use self::reload::{ReloadError, Reloaded};
 use crate::{
     admin::{Admin, HttpServer},
-    backend::Backends,
+    backend::{Backends, Resolve, SystemResolver},
     config::{self, Config},
     edge::{Accepted, BoundAddress, CertificateInfo, Edge, EdgeError, Workers},
     lifecycle::Lifecycle,
@@ -44,6 +44,14 @@ impl Gateway {
     /// # Errors
     /// What could not be bound or read. A name that does not resolve is no error: it may later.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
+        Self::bind_with(config, Arc::new(SystemResolver)).await
+    }
+
+    /// [`Self::bind`] with another source of addresses for the backends' names.
+    ///
+    /// # Errors
+    /// As for [`Self::bind`].
+    pub async fn bind_with(config: Config, resolver: Arc<dyn Resolve>) -> Result<Self, StartError> {
         let metrics = Metrics::new();
         let edge = Edge::bind(&config, &metrics)?;
         let admin = config.admin.as_ref().map(|admin| {
@@ -53,7 +61,7 @@ impl Gateway {
                 source,
             })
         });
-        let backends = Arc::new(Backends::new(&config.backends, &metrics));
+        let backends = Arc::new(Backends::new(&config.backends, &metrics, &resolver, None));
         backends.resolve().await;
         Ok(Self { metrics, edge, admin: admin.transpose()?, backends, config })
     }
@@ -90,10 +98,12 @@ impl Gateway {
         };
         let workers = edge.start(&lifecycle, &clients, serve)?;
 
-        control.spawn(backends.resolve_loop(control.clone()));
+        control.spawn(backends.tend(control.clone()));
         let admin = admin.map(|admin| {
             let sampler = workers.sampler();
-            admin.run(lifecycle.clone(), metrics.clone(), move || sampler.sample())
+            let sample = move || sampler.sample();
+            let context = Arc::clone(&context);
+            admin.run(lifecycle.clone(), metrics.clone(), sample, move || context.backends())
         });
         Ok(Running {
             addresses,

@@ -27,7 +27,7 @@
 //! | [`route`] | path and origin to a route or a refusal | |
 //! | [`session`] | one session's life: limits, deadlines, why it ended | |
 //! | [`bridge`] | bytes and datagrams both ways, with every ending and every loss | |
-//! | [`backend`] | name to endpoint to connection | |
+//! | [`backend`] | name to endpoint to connection: balancing, health, resolving | |
 //! | [`transport`] | the client leg as session, bridge and backend know it | |
 //! | [`admin`] | metrics and health over HTTP | hyper |
 //! | [`limit`] | rates, and what one client address may have | |
@@ -42,7 +42,10 @@
 
 #[allow(clippy::disallowed_types, reason = "owns hyper")]
 pub mod admin;
-#[allow(clippy::disallowed_types, reason = "owns the sockets to backends")]
+#[allow(
+    clippy::disallowed_types,
+    reason = "owns the sockets to backends, and asks their health over HTTP"
+)]
 pub mod backend;
 pub mod bridge;
 #[allow(clippy::disallowed_types, reason = "owns quinn and rustls on the client side")]

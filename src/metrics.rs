@@ -8,6 +8,7 @@
 //! Each [`Metrics`] has its own registry, so each test has its own numbers.
 
 mod dial;
+mod pool;
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,8 +18,8 @@ use prometheus::{
     core::{Collector, GenericGaugeVec},
 };
 
-use self::dial::DialFamilies;
-pub use self::dial::DialMetrics;
+use self::{dial::DialFamilies, pool::PoolFamilies};
+pub use self::{dial::DialMetrics, pool::PoolMetrics};
 use crate::reason::{Ending, Loss, Refusal, StreamEnd};
 
 /// The `route` label of requests that matched no route.
@@ -87,6 +88,7 @@ struct Families {
     backend_connects: IntCounterVec,
     backend_connect_seconds: HistogramVec,
     dial: DialFamilies,
+    pool: PoolFamilies,
 }
 
 impl Metrics {
@@ -240,6 +242,11 @@ impl Metrics {
             connect_seconds: f.backend_connect_seconds.with_label_values(&[backend, endpoint]),
             dial: f.dial.endpoint(backend, endpoint, connects),
         }
+    }
+
+    /// What is known of one endpoint of a backend.
+    pub fn pool(&self, backend: &str, endpoint: &str) -> PoolMetrics {
+        self.families.pool.endpoint(backend, endpoint)
     }
 }
 
@@ -670,6 +677,7 @@ impl Families {
                 &SHORT_SECONDS,
             ),
             dial: DialFamilies::register(r),
+            pool: PoolFamilies::register(r),
         }
     }
 

@@ -177,6 +177,24 @@ impl From<Refusal> for Refused {
 }
 
 reasons! {
+    /// What an active health check of a backend found.
+    CheckResult {
+        /// All was as it should be.
+        Passed = "passed", Backend;
+        /// Nobody listens there.
+        Refused = "refused", Backend;
+        /// No connection or no answer in time.
+        Timeout = "timeout", Backend;
+        /// An answer, but not the right one.
+        WrongAnswer = "wrong_answer", Backend;
+        /// The connection broke, or there is no way to it.
+        Failed = "failed", Backend;
+        /// The gateway had no port or descriptor to ask with. Says nothing about the endpoint.
+        OutOfResources = "out_of_resources", Gateway;
+    }
+}
+
+reasons! {
     /// Why a session ended.
     Ending {
         /// The client closed it: WT_CLOSE_SESSION, or the end of its CONNECT stream.

@@ -15,7 +15,6 @@ mod shape;
 mod tests;
 
 use std::{
-    net::IpAddr,
     panic::AssertUnwindSafe,
     sync::{
         Arc, OnceLock,
@@ -35,7 +34,7 @@ use self::{
     shape::Unprepared,
 };
 use crate::{
-    backend::{Backends, ClientInfo, Pin},
+    backend::{Backends, ClientInfo, Pin, RequestFacts},
     bridge::{self, datagram::DatagramBridge},
     config::Limit,
     lifecycle::Lifecycle,
@@ -88,6 +87,11 @@ impl SessionContext {
         }
     }
 
+    /// Where new sessions go now.
+    pub fn backends(&self) -> Arc<Backends> {
+        Arc::clone(&self.tables.load().backends)
+    }
+
     /// Sends new sessions elsewhere. Those that live keep what they have.
     pub fn replace_tables(&self, tables: Tables) {
         self.tables.store(Arc::new(tables));
@@ -108,7 +112,9 @@ impl SessionContext {
         }
         let Match { route, protocol, captures } =
             found.map_err(|(route, why)| (route, why.into()))?;
-        match self.reserve(head.client.ip(), &route, &tables.backends) {
+        let query = head.query.as_deref();
+        let facts = RequestFacts { client: head.client.ip(), captures: &captures, query };
+        match self.reserve(&route, &tables.backends, &facts) {
             Ok((permits, pin)) => Ok(Admission { route, protocol, captures, pin, permits }),
             Err(why) => Err((Some(route), why)),
         }
@@ -118,22 +124,24 @@ impl SessionContext {
     /// doing.
     fn reserve(
         &self,
-        client: IpAddr,
         route: &Route,
         backends: &Backends,
+        facts: &RequestFacts<'_>,
     ) -> Result<(Permits, Pin), Refused> {
         let settings = &route.settings;
         let client =
-            self.clients.session(client, Instant::now()).map_err(|too_much| match too_much {
-                TooMuch::Sessions => Refusal::ClientSessions.into(),
-                TooMuch::Rate(wait) => Refused::for_time(Refusal::ClientSessionRate, wait),
-            })?;
+            self.clients.session(facts.client, Instant::now()).map_err(
+                |too_much| match too_much {
+                    TooMuch::Sessions => Refusal::ClientSessions.into(),
+                    TooMuch::Rate(wait) => Refused::for_time(Refusal::ClientSessionRate, wait),
+                },
+            )?;
         let process = self.limits.process().ok_or(Refusal::TooManySessions)?;
         let route = self.limits.route(&settings.name, settings.max_sessions);
         let route = route.ok_or(Refusal::RouteFull)?;
         let permits = Permits { _client: client, _process: process, _route: route };
         let backend = backends.get(&settings.backend.name).ok_or(Refusal::Internal)?;
-        let pin = backend.pick().ok_or(Refusal::BackendUnavailable)?;
+        let pin = backend.pick(facts).ok_or(Refusal::BackendUnavailable)?;
         Ok((permits, pin))
     }
 
@@ -302,13 +310,16 @@ async fn until_end<S: Session>(
         () = bridges.ended() => return bridges_end(bridges),
         () = lifecycle.killed() => return kill_reason(lifecycle).into(),
         () = lifecycle.draining() => {}
+        // The client is told once, whether its endpoint or the whole gateway goes away.
+        () = bridges.pin().leaving() => {}
     }
     tokio::select! {
         biased;
         () = session.drain() => {}
-        // A client that takes nothing must not hold up the kill. It will be closed, so a request to end
-        // that is half said does no harm.
+        // A client that takes nothing must not hold up the kill or a fault's end. It will be closed, so a
+        // request to end that is half said does no harm.
         () = lifecycle.killed() => {}
+        () = bridges.ended() => {}
     }
     tokio::select! {
         biased;

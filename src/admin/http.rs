@@ -1,6 +1,6 @@
-//! A small HTTP/1.1 server for pages of our own: GET and HEAD, answers made in memory.
+//! A small HTTP/1.1 server for pages of our own: GET, HEAD and bare POST, answers made in memory.
 //!
-//! In goes a function from [`Get`] to [`Answer`]; it must not block. Out come connections that cannot
+//! In go [`Pages`], usually a function from [`Get`] to [`Answer`]; they must not block. Out come connections that cannot
 //! hurt: their number, their headers, the time for a request and the time of a whole connection are
 //! bounded. Nothing above this file sees hyper.
 
@@ -60,10 +60,25 @@ impl HttpListener {
     }
 }
 
-/// What a server answers with: any function from [`Get`] to [`Answer`] that does not block.
-pub trait Pages: Fn(&Get<'_>) -> Answer + Send + Sync + 'static {}
+/// What a server answers with: any function from [`Get`] to [`Answer`], or more. None of it may block.
+pub trait Pages: Send + Sync + 'static {
+    /// Answers a GET or a HEAD.
+    fn get(&self, get: &Get<'_>) -> Answer;
 
-impl<F: Fn(&Get<'_>) -> Answer + Send + Sync + 'static> Pages for F {}
+    /// Answers a POST to this path; its body is not read. `None`: nothing here takes one.
+    ///
+    /// It never comes from a page in a browser.
+    fn post(&self, path: &str) -> Option<Answer> {
+        _ = path;
+        None
+    }
+}
+
+impl<F: Fn(&Get<'_>) -> Answer + Send + Sync + 'static> Pages for F {
+    fn get(&self, get: &Get<'_>) -> Answer {
+        self(get)
+    }
+}
 
 /// A server that runs. Dropping it cuts its connections; [`HttpServer::stop`] lets answers finish.
 #[derive(Debug)]
@@ -145,11 +160,17 @@ impl Answer {
         self
     }
 
-    fn method_not_allowed() -> Self {
+    /// 403 with the reason in plain text.
+    pub fn forbidden(body: impl Into<Bytes>) -> Self {
+        Self { status: StatusCode::FORBIDDEN, ..Self::text(body) }
+    }
+
+    /// 405 with the methods that are allowed.
+    pub fn method_not_allowed(allowed: &'static str) -> Self {
         Self {
             status: StatusCode::METHOD_NOT_ALLOWED,
-            extra: Some((header::ALLOW, HeaderValue::from_static("GET, HEAD"))),
-            ..Self::text("only GET and HEAD\n")
+            extra: Some((header::ALLOW, HeaderValue::from_static(allowed))),
+            ..Self::text(format!("only {allowed}\n"))
         }
     }
 
@@ -257,14 +278,23 @@ async fn last_answer_is_due(tasks: &Lifecycle) {
 }
 
 fn respond(request: &Request<Incoming>, pages: &impl Pages) -> Response<Full<Bytes>> {
-    let answer = if matches!(*request.method(), Method::GET | Method::HEAD) {
-        let uri = request.uri();
-        pages(&Get { path: uri.path(), query: uri.query().unwrap_or_default() })
-    } else {
-        Answer::method_not_allowed()
+    let uri = request.uri();
+    let answer = match *request.method() {
+        Method::GET | Method::HEAD => {
+            pages.get(&Get { path: uri.path(), query: uri.query().unwrap_or_default() })
+        }
+        // A browser says where a POST comes from, and sends it for any page, also to loopback.
+        Method::POST if request.headers().contains_key(header::ORIGIN) => {
+            Answer::forbidden("not from a page in a browser\n")
+        }
+        Method::POST => pages.post(uri.path()).unwrap_or_else(|| Answer::method_not_allowed(READ)),
+        _ => Answer::method_not_allowed(READ),
     };
     answer.into_response()
 }
+
+/// What everything takes that takes nothing else.
+const READ: &str = "GET, HEAD";
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! Making a connection to one endpoint.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -10,7 +10,8 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Endpoint, TcpConnection, TlsError,
+    TcpConnection, TlsError,
+    member::{Addresses, Member},
     queue::DialQueue,
     race::race,
     source::Sources,
@@ -79,6 +80,11 @@ impl DialError {
         matches!(self, Self::OutOfDescriptors(_) | Self::OutOfResources(_))
     }
 
+    /// Whether the endpoint failed, rather than the gateway or the configuration.
+    pub(super) fn is_the_endpoints(&self) -> bool {
+        matches!(self, Self::Refused | Self::Timeout | Self::Tls(_) | Self::Failed(_))
+    }
+
     /// What the client's stream is told.
     pub fn stream_end(&self) -> StreamEnd {
         match self {
@@ -139,27 +145,30 @@ impl From<io::Error> for DialError {
     }
 }
 
-impl Endpoint {
+impl Member {
     /// Connects and counts how it went. `introduction` is what the backend reads first.
     pub(super) async fn connect(
         &self,
+        dialler: &Dialler,
         settings: &config::Backend,
         introduction: &[u8],
     ) -> Result<TcpConnection, DialError> {
-        match self.dialler.dial(&self.tcp.known(), settings, introduction).await {
+        let metrics = &self.endpoint().metrics;
+        let (backend, endpoint) = (&settings.name, self.endpoint().name());
+        match dialler.dial(&self.addresses(), settings, introduction).await {
             Ok(connection) => {
-                self.metrics.connected.inc();
+                metrics.connected.inc();
                 if self.connecting.ends() {
-                    info!(backend = settings.name, endpoint = self.name, "An endpoint is back.");
+                    info!(backend, endpoint, "An endpoint is back.");
                 }
                 Ok(connection)
             }
             Err(error) => {
-                error.count(&self.metrics);
+                error.count(metrics);
                 if self.connecting.begins() {
-                    let (backend, endpoint) = (&settings.name, &self.name);
+                    let addresses = self.addresses();
                     let error = &error as &dyn std::error::Error;
-                    warn!(backend, endpoint, error, "An endpoint cannot be reached.");
+                    warn!(backend, endpoint, %addresses, error, "An endpoint cannot be reached.");
                 }
                 Err(error)
             }
@@ -172,8 +181,6 @@ impl Endpoint {
 pub(super) struct Dialler {
     queue: DialQueue,
     sources: Arc<Sources>,
-    /// Where streams go in place of an address.
-    unix: Option<PathBuf>,
     tls: Option<TlsClient>,
     metrics: EndpointMetrics,
 }
@@ -190,12 +197,7 @@ impl Dialler {
             server: tls.server(tcp).expect("the configuration was checked against every endpoint"),
         });
         let queue = DialQueue::new(&settings.dial, metrics.dial.clone());
-        Self { queue, sources, unix: endpoint.unix.clone(), tls, metrics }
-    }
-
-    /// Whether streams go to a Unix socket, which needs no address.
-    pub(super) fn is_local(&self) -> bool {
-        self.unix.is_some()
+        Self { queue, sources, tls, metrics }
     }
 
     /// Where connections and datagrams come from.
@@ -203,11 +205,11 @@ impl Dialler {
         &self.sources
     }
 
-    /// Waits for a turn, then connects to the first of `addresses` that answers. Counts nothing but
-    /// time and gauges.
+    /// Waits for a turn, then connects to the Unix socket, or to the first address that answers. Counts
+    /// nothing but time and gauges.
     pub(super) async fn dial(
         &self,
-        addresses: &[SocketAddr],
+        addresses: &Addresses,
         settings: &config::Backend,
         introduction: &[u8],
     ) -> Result<TcpConnection, DialError> {
@@ -223,16 +225,16 @@ impl Dialler {
 
     async fn connect(
         &self,
-        addresses: &[SocketAddr],
+        addresses: &Addresses,
         settings: &config::Backend,
         introduction: &[u8],
     ) -> Result<Stream, DialError> {
-        if let Some(path) = &self.unix {
+        if let Some(path) = &addresses.unix {
             let stream = unix::connect(path).await?;
             write_first(introduction, |bytes| stream.try_write(bytes))?;
             return Ok(Stream::Unix(stream));
         }
-        let stream = race(addresses, |address| open(address, settings, &self.sources)).await?;
+        let stream = race(&addresses.tcp, |address| open(address, settings, &self.sources)).await?;
         write_first(introduction, |bytes| stream.try_write(bytes))?;
         match &self.tls {
             None => Ok(Stream::Tcp(stream)),

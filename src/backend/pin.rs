@@ -1,52 +1,55 @@
-//! The one endpoint of a session.
+//! The one member of a session.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    io,
+    sync::{Arc, Mutex},
 };
 
+use tokio::sync::Notify;
+
 use super::{
-    Backend, ClientInfo, DialError, Endpoint, TcpConnection, UdpConnection, proxy_protocol,
+    Backend, ClientInfo, DialError, Endpoint, TcpConnection, UdpConnection, lock,
+    member::{Member, State},
+    proxy_protocol,
+    udp::Witness,
     udp_header::UdpHeader,
 };
 
-/// Holds a session to one endpoint of its backend.
+/// Holds a session to one member of its backend.
 ///
-/// As long as nothing was relayed, a failed dial moves it on to the next endpoint. The first TCP
-/// connection that succeeds, or the UDP socket, commits it: from then on the session stays, since its
-/// endpoint may keep state for it.
+/// As long as nothing was relayed, a failed dial moves it on to the best of the other live members. The
+/// first TCP connection that succeeds, or the UDP socket, commits it: from then on the session stays,
+/// since its endpoint may keep state for it.
 #[derive(Debug)]
 pub struct Pin {
     backend: Arc<Backend>,
-    /// Index of the endpoint that was picked.
-    first: usize,
-    /// A [`Place`].
-    place: AtomicUsize,
+    /// The hash of the request, for policies that go by it.
+    request: u64,
+    /// Locked once per stream, never on the data path.
+    place: Mutex<Place>,
+    moved: Notify,
 }
 
-/// How often a pin has moved, and whether it may still move. The count only rises until the pin is
-/// committed, so two dials that fail at the same place move it once.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 struct Place {
-    moves: usize,
-    committed: bool,
+    member: Arc<Member>,
+    is_committed: bool,
 }
 
 impl Place {
-    const fn pack(self) -> usize {
-        self.moves << 1 | self.committed as usize
-    }
-
-    const fn unpack(packed: usize) -> Self {
-        Self { moves: packed >> 1, committed: packed & 1 == 1 }
+    /// Goes to another member, the count of sessions with it.
+    fn go(&mut self, to: Arc<Member>) {
+        self.member.session_went();
+        to.session_came();
+        self.member = to;
     }
 }
 
 impl Pin {
-    pub(super) fn new(backend: Arc<Backend>, first: usize) -> Self {
-        let pin = Self { backend, first, place: AtomicUsize::new(0) };
-        pin.endpoint().sessions.fetch_add(1, Ordering::Relaxed);
-        pin
+    pub(super) fn new(backend: Arc<Backend>, member: Arc<Member>, request: u64) -> Self {
+        member.session_came();
+        let place = Mutex::new(Place { member, is_committed: false });
+        Self { backend, request, place, moved: Notify::new() }
     }
 
     /// The backend.
@@ -55,31 +58,53 @@ impl Pin {
     }
 
     /// Where the session goes, as things stand.
-    pub fn endpoint(&self) -> &Endpoint {
-        self.at(self.place())
+    pub fn endpoint(&self) -> Arc<Endpoint> {
+        Arc::clone(self.member().endpoint())
     }
 
-    /// Connects by TCP, trying each endpoint at most once while the pin may move.
+    /// Resolves once the session had better go elsewhere, because its member is down, drained or gone.
+    /// Cancel-safe.
+    pub async fn leaving(&self) {
+        loop {
+            let (moved, member) = (self.moved.notified(), self.member());
+            tokio::select! {
+                biased;
+                // First: where it was is no matter any more.
+                () = moved => {}
+                () = member.leaving() => return,
+            }
+        }
+    }
+
+    /// Connects by TCP, trying each live member at most once while the pin may move.
     ///
     /// # Errors
-    /// Why the last endpoint that was tried could not be reached.
+    /// Why the last member that was tried could not be reached.
     pub async fn dial(&self, client: &ClientInfo) -> Result<TcpConnection, DialError> {
         let settings = &self.backend.settings;
         let introduction = proxy_protocol::for_tcp(settings, client).unwrap_or_default();
-        let mut tries = self.backend.endpoints.len();
+        self.leave_the_dead();
+        let mut tried = Vec::new();
         loop {
-            let place = self.place();
-            match self.at(place).connect(settings, &introduction).await {
-                Ok(mut tcp) if self.commit(place) => {
-                    tcp.send_preamble(settings, client)?;
-                    return Ok(tcp);
+            let member = self.member();
+            let dialler = self.backend.dialler(&member).ok_or(DialError::Unresolved)?;
+            match member.connect(dialler, settings, &introduction).await {
+                Ok(mut tcp) => {
+                    member.worked();
+                    if self.commit(&member) {
+                        tcp.send_preamble(settings, client)?;
+                        return Ok(tcp);
+                    }
+                    // Another stream of the session was quicker, at another member. Nothing of the client's
+                    // was sent on this connection: it is reset, and the next round goes where the session
+                    // is.
                 }
-                // Another stream of the session was quicker, at another endpoint. Nothing of the client's
-                // was sent on this connection: it is reset, and the next round goes where the session is.
-                Ok(_elsewhere) => {}
                 Err(error) => {
-                    tries -= 1;
-                    if tries == 0 || error.is_everywhere() || !self.move_on(place) {
+                    if error.is_the_endpoints() {
+                        self.backend.member_failed(&member);
+                    }
+                    tried.push(member);
+                    if error.is_everywhere() || !self.move_on(&tried) {
                         return Err(error);
                     }
                 }
@@ -92,118 +117,136 @@ impl Pin {
     ///
     /// # Errors
     /// What the system said, or that the endpoint has no address for UDP.
-    pub fn open_udp(&self, client: &ClientInfo) -> std::io::Result<UdpConnection> {
-        let place = self.place();
-        let header = || UdpHeader::new(&self.backend.settings, client);
-        let socket = self.at(place).open_udp(header())?;
-        if self.commit(place) {
+    pub fn open_udp(&self, client: &ClientInfo) -> io::Result<UdpConnection> {
+        self.leave_the_dead();
+        let member = self.member();
+        let socket = self.udp_to(&member, client)?;
+        if self.commit(&member) {
             return Ok(socket);
         }
         // Committed elsewhere in this very moment, and a committed pin does not move again.
-        self.endpoint().open_udp(header())
+        self.udp_to(&self.member(), client)
     }
 
-    fn place(&self) -> Place {
-        Place::unpack(self.place.load(Ordering::Acquire))
+    fn udp_to(&self, member: &Arc<Member>, client: &ClientInfo) -> io::Result<UdpConnection> {
+        let header = UdpHeader::new(&self.backend.settings, client);
+        let witness = Witness { backend: Arc::clone(&self.backend), member: Arc::clone(member) };
+        let dialler = self.backend.dialler(member).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        UdpConnection::open(&member.addresses().udp, dialler.sources(), header, witness)
     }
 
-    fn index(&self, place: Place) -> usize {
-        self.first.wrapping_add(place.moves) % self.backend.endpoints.len()
+    pub(super) fn member(&self) -> Arc<Member> {
+        Arc::clone(&lock(&self.place).member)
     }
 
-    fn at(&self, place: Place) -> &Endpoint {
-        &self.backend.endpoints[self.index(place)]
-    }
-
-    /// Leaves an endpoint that cannot be reached. Whether there is somewhere else to try.
-    fn move_on(&self, from: Place) -> bool {
-        if from.committed {
-            return false;
+    /// Leaves a member that has stopped working since it was picked, if there is a better one. One that
+    /// is only drained still serves those that were picked for it.
+    fn leave_the_dead(&self) {
+        let member = self.member();
+        if !matches!(member.state(), State::Live | State::Draining) {
+            self.move_on(&[member]);
         }
-        // If it is not there any more, another stream has moved it, and that place is still to be tried.
-        self.replace(from, Place { moves: from.moves + 1, committed: false });
+    }
+
+    /// Leaves the last of those that were tried. Whether there is another one to try.
+    pub(super) fn move_on(&self, tried: &[Arc<Member>]) -> bool {
+        let was_tried = |member| tried.iter().any(|tried| Arc::ptr_eq(tried, member));
+        let mut place = lock(&self.place);
+        // If it is not there any more, another stream has moved it, and that place may still be tried.
+        if !was_tried(&place.member) {
+            return true;
+        }
+        let next = match place.is_committed {
+            true => None,
+            false => self.backend.choose(self.request, tried),
+        };
+        let Some(next) = next else { return false };
+        place.go(next);
+        self.moved.notify_waiters();
         true
     }
 
-    /// Binds the session to this place for good. Whether it is, or was bound to another before.
-    fn commit(&self, at: Place) -> bool {
-        loop {
-            let now = self.place();
-            if now.committed {
-                return self.index(now) == self.index(at);
-            }
-            if self.replace(now, Place { moves: at.moves, committed: true }) {
-                return true;
-            }
+    /// Binds the session to this member for good. Whether it is, or was bound to another before.
+    fn commit(&self, member: &Arc<Member>) -> bool {
+        let mut place = lock(&self.place);
+        let is_here = Arc::ptr_eq(&place.member, member);
+        if !is_here && !place.is_committed {
+            place.go(Arc::clone(member));
+            self.moved.notify_waiters();
         }
-    }
-
-    /// Compare and swap, the endpoints' session counts with it.
-    fn replace(&self, from: Place, to: Place) -> bool {
-        let (ordering, failure) = (Ordering::AcqRel, Ordering::Acquire);
-        let swapped =
-            self.place.compare_exchange(from.pack(), to.pack(), ordering, failure).is_ok();
-        if swapped && self.index(from) != self.index(to) {
-            self.at(from).sessions.fetch_sub(1, Ordering::Relaxed);
-            self.at(to).sessions.fetch_add(1, Ordering::Relaxed);
-        }
-        swapped
+        let stays = is_here || !place.is_committed;
+        place.is_committed = true;
+        stays
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.endpoint().sessions.fetch_sub(1, Ordering::Relaxed);
+        self.member().session_went();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::tests::backend_of, *};
+    use super::{
+        super::tests::{NOBODY, backend_of, sessions},
+        *,
+    };
 
-    fn names(pin: &Pin) -> (&str, Vec<u64>) {
-        (pin.endpoint().name(), pin.backend.endpoints.iter().map(Endpoint::sessions).collect())
+    fn pin() -> (Pin, Arc<Backend>) {
+        let backend = backend_of(3);
+        (backend.pick(&NOBODY).unwrap(), backend)
     }
 
     #[test]
     fn two_failures_at_one_place_move_it_once() {
-        let pin = backend_of(3).pick().unwrap();
-        let (one, other) = (pin.place(), pin.place());
+        let (pin, backend) = pin();
+        let (one, other) = ([pin.member()], [pin.member()]);
 
-        assert!(pin.move_on(one));
-        assert!(pin.move_on(other), "there is a place to try");
-        assert_eq!(names(&pin), ("1", vec![0, 1, 0]));
+        assert!(pin.move_on(&one));
+        assert!(pin.move_on(&other), "there is a place to try");
+        assert_eq!((pin.endpoint().name(), sessions(&backend)), ("1", vec![0, 1, 0]));
     }
 
     #[test]
     fn a_committed_session_stays() {
-        let pin = backend_of(3).pick().unwrap();
-        assert!(pin.commit(pin.place()));
+        let (pin, backend) = pin();
+        assert!(pin.commit(&pin.member()));
 
-        assert!(!pin.move_on(pin.place()));
-        assert_eq!(names(&pin), ("0", vec![1, 0, 0]));
+        assert!(!pin.move_on(&[pin.member()]));
+        assert_eq!((pin.endpoint().name(), sessions(&backend)), ("0", vec![1, 0, 0]));
     }
 
     /// One stream fails and moves on while another succeeds where it was: the session is there.
     #[test]
     fn the_first_success_binds_all_streams() {
-        let pin = backend_of(3).pick().unwrap();
-        let slow = pin.place();
-        assert!(pin.move_on(slow));
-        let quick = pin.place();
+        let (pin, backend) = pin();
+        let slow = pin.member();
+        assert!(pin.move_on(&[Arc::clone(&slow)]));
+        let quick = pin.member();
 
-        assert!(pin.commit(slow));
-        assert!(!pin.commit(quick), "it has to dial again");
-        assert_eq!(names(&pin), ("0", vec![1, 0, 0]));
-        assert!(pin.commit(pin.place()));
+        assert!(pin.commit(&slow));
+        assert!(!pin.commit(&quick), "it has to dial again");
+        assert_eq!((pin.endpoint().name(), sessions(&backend)), ("0", vec![1, 0, 0]));
+        assert!(pin.commit(&pin.member()));
     }
 
     #[test]
     fn the_count_of_sessions_goes_with_the_pin() {
-        let backend = backend_of(2);
-        let pin = backend.pick().unwrap();
-        assert!(pin.move_on(pin.place()));
+        let (pin, backend) = pin();
+        assert!(pin.move_on(&[pin.member()]));
         drop(pin);
-        assert!(backend.endpoints.iter().all(|e| e.sessions() == 0));
+        assert_eq!(sessions(&backend), [0, 0, 0]);
+    }
+
+    #[test]
+    fn nobody_is_tried_twice() {
+        let (pin, _backend) = pin();
+        let mut tried = vec![pin.member()];
+        while pin.move_on(&tried) {
+            assert!(!tried.iter().any(|tried| Arc::ptr_eq(tried, &pin.member())));
+            tried.push(pin.member());
+        }
+        assert_eq!(tried.len(), 3);
     }
 }

@@ -1,74 +1,38 @@
 //! Host names to addresses, on the control side.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
-use arc_swap::ArcSwap;
-use tracing::{info, warn};
+use futures_util::future::BoxFuture;
+use tokio::time::timeout;
 
-use super::Trouble;
-use crate::config::HostPort;
+/// Who knows the addresses of host names.
+pub trait Resolve: fmt::Debug + Send + Sync {
+    /// Every address of a host, in any order; the ports say nothing. The error is for the log.
+    fn look_up<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Vec<SocketAddr>, String>>;
+}
+
+/// The system's resolver. It blocks threads of the runtime's pool, so it is for the control runtime.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemResolver;
+
+impl Resolve for SystemResolver {
+    fn look_up<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Vec<SocketAddr>, String>> {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((host, 0)).await;
+            found.map(Iterator::collect).map_err(|error| error.to_string())
+        })
+    }
+}
 
 /// After this a lookup counts as failed. The system's resolver itself may try for half a minute, and
 /// the start waits for the first lookup.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The addresses of one host and port, as far as known.
-#[derive(Debug)]
-pub(super) struct Addresses {
-    of: Option<HostPort>,
-    known: ArcSwap<Vec<SocketAddr>>,
-    trouble: Trouble,
-}
-
-impl Addresses {
-    /// An address is known at once, a name when it is resolved, nothing never.
-    pub(super) fn new(of: Option<HostPort>) -> Self {
-        let known = match &of {
-            Some(HostPort::Address(address)) => vec![*address],
-            Some(HostPort::Name(..)) | None => Vec::new(),
-        };
-        Self { of, known: ArcSwap::from_pointee(known), trouble: Trouble::default() }
-    }
-
-    /// What is known now, in the order to try.
-    pub(super) fn known(&self) -> Arc<Vec<SocketAddr>> {
-        self.known.load_full()
-    }
-
-    /// Whether the system has to be asked.
-    pub(super) fn is_name(&self) -> bool {
-        matches!(self.of, Some(HostPort::Name(..)))
-    }
-
-    /// Asks the system for a name's addresses. The old answer is kept when there is no new one.
-    pub(super) async fn resolve(&self, backend: &str) {
-        let Some(HostPort::Name(host, port)) = &self.of else { return };
-        match look_up(host, *port).await {
-            Ok(addresses) => {
-                if self.trouble.ends() {
-                    info!(backend, host, ?addresses, "A host name resolves again.");
-                }
-                if *addresses != **self.known.load() {
-                    self.known.store(Arc::new(addresses));
-                }
-            }
-            Err(error) if self.trouble.begins() => {
-                let kept = self.known();
-                warn!(backend, host, error, ?kept, "A host name does not resolve.");
-            }
-            // Said already.
-            Err(_) => {}
-        }
-    }
-}
-
-async fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
-    match tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((host, port))).await {
-        Ok(Ok(found)) => {
-            let addresses: Vec<_> = found.collect();
-            if addresses.is_empty() { Err("no address".into()) } else { Ok(addresses) }
-        }
-        Ok(Err(error)) => Err(error.to_string()),
+/// At least one address of the host, or why there is none.
+pub(super) async fn look_up(resolver: &dyn Resolve, host: &str) -> Result<Vec<SocketAddr>, String> {
+    match timeout(LOOKUP_TIMEOUT, resolver.look_up(host)).await {
+        Ok(Ok(found)) if found.is_empty() => Err("no address".to_owned()),
+        Ok(found) => found,
         Err(_elapsed) => Err(format!("no answer in {LOOKUP_TIMEOUT:?}")),
     }
 }
@@ -78,25 +42,25 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_name_becomes_addresses() {
-        let addresses = Addresses::new(Some(HostPort::Name("localhost".into(), 7)));
-        assert!(addresses.known().is_empty());
-
-        addresses.resolve("test").await;
-        assert!(addresses.known().iter().all(|a| a.ip().is_loopback() && a.port() == 7));
-        assert!(!addresses.known().is_empty());
+    async fn the_system_knows_localhost_and_what_never_resolves() {
+        let found = look_up(&SystemResolver, "localhost").await.unwrap();
+        assert!(found.iter().all(|address| address.ip().is_loopback()));
+        // RFC 6761 section 6.4: this name never resolves, and no packet leaves for it.
+        assert!(look_up(&SystemResolver, "nowhere.invalid").await.is_err());
     }
 
-    /// A failed lookup must not take a working backend away.
-    #[tokio::test]
-    async fn the_old_answer_is_kept_when_resolving_fails() {
-        // RFC 6761 section 6.4: this name never resolves, and no packet leaves for it.
-        let addresses = Addresses::new(Some(HostPort::Name("nowhere.invalid".into(), 7)));
-        let old: SocketAddr = "127.0.0.1:7".parse().unwrap();
-        addresses.known.store(Arc::new(vec![old]));
-
-        addresses.resolve("test").await;
-        assert_eq!(*addresses.known(), [old]);
-        assert!(!addresses.trouble.begins(), "the failure was not noted");
+    #[tokio::test(start_paused = true)]
+    async fn a_resolver_that_says_nothing_is_given_up() {
+        #[derive(Debug)]
+        struct Mute;
+        impl Resolve for Mute {
+            fn look_up<'a>(
+                &'a self,
+                _host: &'a str,
+            ) -> BoxFuture<'a, Result<Vec<SocketAddr>, String>> {
+                Box::pin(std::future::pending())
+            }
+        }
+        assert_eq!(look_up(&Mute, "a").await.unwrap_err(), "no answer in 5s");
     }
 }

@@ -1,26 +1,35 @@
 //! Choosing and reaching endpoints, on real sockets.
 
+mod checks;
+mod ejection;
+mod names;
+mod takeover;
+
 use std::{
     io::Read,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
+
 pub(crate) use super::client_info::tests::client;
 use super::{client_info::tests::with_head, *};
-use crate::config::{Field, HostPort, Keepalive, Piece, Preamble, ProxyProtocol, ProxyTlv};
+use crate::config::{
+    Ejection, Field, HashOn, Health, HostPort, Keepalive, Piece, Preamble, ProxyProtocol, ProxyTlv,
+};
 
 /// Settings of a backend with these TCP endpoints, named "0", "1", ...
 pub(crate) fn settings(tcp: &[SocketAddr]) -> config::Backend {
-    let endpoint = |(i, address): (usize, &SocketAddr)| config::Endpoint {
-        name: i.to_string(),
-        tcp: Some(HostPort::Address(*address)),
-        unix: None,
-        udp: None,
+    let endpoint = |(i, address): (usize, &SocketAddr)| {
+        endpoint(&i.to_string(), Some(HostPort::Address(*address)), None)
     };
     config::Backend {
         name: "test".into(),
         balance: Balance::RoundRobin,
+        hash_on: HashOn::default(),
+        health: Health::default(),
+        ejection: Ejection::default(),
         endpoints: tcp.iter().enumerate().map(endpoint).collect(),
         connect_timeout: Duration::from_secs(3),
         keepalive: Keepalive {
@@ -40,15 +49,60 @@ pub(crate) fn settings(tcp: &[SocketAddr]) -> config::Backend {
     }
 }
 
-fn backend(settings: config::Backend) -> (Arc<Backend>, Metrics) {
+pub(crate) fn endpoint(
+    name: &str,
+    tcp: Option<HostPort>,
+    udp: Option<HostPort>,
+) -> config::Endpoint {
+    config::Endpoint { name: name.into(), tcp, unix: None, udp, weight: 1 }
+}
+
+/// A resolver that knows nobody.
+pub(crate) fn no_resolver() -> Arc<dyn Resolve> {
+    Arc::new(Names::default())
+}
+
+/// A resolver that a test teaches: a name is unknown, or has addresses.
+#[derive(Debug, Default)]
+pub(super) struct Names(Mutex<BTreeMap<String, Vec<IpAddr>>>);
+
+impl Names {
+    pub(super) fn set(&self, name: &str, ips: &[&str]) {
+        let ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        self.0.lock().unwrap().insert(name.to_owned(), ips);
+    }
+
+    pub(super) fn forget(&self, name: &str) {
+        self.0.lock().unwrap().remove(name);
+    }
+}
+
+impl Resolve for Names {
+    fn look_up<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Vec<SocketAddr>, String>> {
+        let found = self.0.lock().unwrap().get(host).cloned();
+        let addresses = found.map(|ips| ips.iter().map(|ip| SocketAddr::new(*ip, 0)).collect());
+        Box::pin(std::future::ready(addresses.ok_or_else(|| "unknown".to_owned())))
+    }
+}
+
+/// A request without anything to tell it apart by.
+pub(crate) const NOBODY: RequestFacts<'_> =
+    RequestFacts { client: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), captures: &[], query: None };
+
+pub(super) fn backend(settings: config::Backend) -> (Arc<Backend>, Metrics) {
     let metrics = Metrics::new();
-    (Arc::new(Backend::new(Arc::new(settings), &metrics)), metrics)
+    (Arc::new(Backend::new(Arc::new(settings), &metrics, no_resolver(), None)), metrics)
 }
 
 /// A backend with so many endpoints, which nobody dials.
 pub(super) fn backend_of(endpoints: usize) -> Arc<Backend> {
     let nowhere: SocketAddr = "127.0.0.1:9".parse().unwrap();
     backend(settings(&vec![nowhere; endpoints])).0
+}
+
+/// The sessions of each member.
+pub(super) fn sessions(backend: &Backend) -> Vec<u64> {
+    backend.roster.load().0.iter().map(|seat| seat.member.sessions()).collect()
 }
 
 fn listening() -> (TcpListener, SocketAddr) {
@@ -63,8 +117,32 @@ pub(crate) fn dead_address() -> SocketAddr {
     TcpListener::bind("127.0.0.9:0").unwrap().local_addr().unwrap()
 }
 
+/// Resolves at once or not at all.
+pub(super) fn now<T>(what: impl Future<Output = T>) -> Option<T> {
+    futures_util::FutureExt::now_or_never(what)
+}
+
+/// Waits for a state that nothing announces.
+pub(super) async fn until(mut holds: impl FnMut() -> bool) {
+    let holds = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), holds).await.expect("it never came to hold");
+}
+
+/// The members of the roster.
+pub(super) fn members(backend: &Backend) -> Vec<Arc<Member>> {
+    backend.roster.load().0.iter().map(|seat| Arc::clone(&seat.member)).collect()
+}
+
+pub(super) fn member(backend: &Backend, seat: usize) -> Arc<Member> {
+    members(backend).swap_remove(seat)
+}
+
 fn picks(backend: &Arc<Backend>, pins: &mut Vec<Pin>) -> String {
-    pins.push(backend.pick().unwrap());
+    pins.push(backend.pick(&NOBODY).unwrap());
     pins[pins.len() - 1].endpoint().name().to_owned()
 }
 
@@ -90,22 +168,118 @@ fn least_sessions_takes_the_emptiest() {
 }
 
 #[test]
+fn weights_are_obeyed() {
+    let mut settings = settings(&[dead_address(); 2]);
+    settings.endpoints[1].weight = 3;
+    let (backend, _metrics) = backend(settings);
+    let mut pins = Vec::new();
+    let order: Vec<_> = (0..8).map(|_| picks(&backend, &mut pins)).collect();
+    assert_eq!(order, ["1", "0", "1", "1", "1", "0", "1", "1"]);
+}
+
+#[test]
+fn requests_with_one_hash_go_to_one_endpoint() {
+    let mut settings = settings(&[dead_address(); 5]);
+    settings.balance = Balance::Hash;
+    settings.hash_on = HashOn::Capture("room".into());
+    let (backend, _metrics) = backend(settings);
+    let pick = |room: &str| {
+        let captures = [("room".to_owned(), room.to_owned())];
+        backend.pick(&RequestFacts { captures: &captures, ..NOBODY }).unwrap()
+    };
+    let rooms: Vec<_> = (0..50).map(|room: u8| room.to_string()).collect();
+    let places = || rooms.iter().map(|room| pick(room).endpoint().name().to_owned());
+    assert_eq!(places().collect::<Vec<_>>(), places().collect::<Vec<_>>());
+    let all: std::collections::BTreeSet<_> = places().collect();
+    assert_eq!(all.len(), 5, "each endpoint has some of the rooms");
+
+    // A failed dial goes where the room would go without that endpoint.
+    let pin = pick("7");
+    let first = members(&backend).into_iter().find(|m| Arc::ptr_eq(m.endpoint(), &pin.endpoint()));
+    let first = first.unwrap();
+    assert!(pin.move_on(&[Arc::clone(&first)]));
+    first.endpoint().set_draining(true);
+    assert_eq!(pick("7").endpoint().name(), pin.endpoint().name());
+}
+
+#[test]
+fn only_live_members_are_picked() {
+    let (backend, _metrics) = backend(settings(&[dead_address(); 3]));
+    let members = members(&backend);
+    let mut pins = Vec::new();
+    backend.set_draining_of("1", true);
+    let order: Vec<_> = (0..4).map(|_| picks(&backend, &mut pins)).collect();
+    assert_eq!(order, ["0", "2", "0", "2"]);
+
+    members[0].eject(&Ejection::default(), Instant::now());
+    assert_eq!(picks(&backend, &mut pins), "2");
+    let once = Health { fall: 1, ..Health::default() };
+    members[2].checked(&once, crate::reason::CheckResult::Refused, Instant::now());
+    assert!(backend.pick(&NOBODY).is_none());
+
+    backend.set_draining_of("1", false);
+    assert_eq!(picks(&backend, &mut pins), "1");
+}
+
+/// What was picked before the operator drained it still goes there; what is dead is left.
+#[tokio::test]
+async fn a_session_that_has_not_begun_leaves_the_dead_but_not_the_drained() {
+    let (listeners, addresses): (Vec<_>, Vec<_>) = (0..2).map(|_| listening()).unzip();
+    let (backend, _metrics) = backend(settings(&addresses));
+    let (drained, dead) = (backend.pick(&NOBODY).unwrap(), backend.pick(&NOBODY).unwrap());
+    members(&backend)[1].eject(&Ejection::default(), Instant::now());
+    dead.dial(&client()).await.unwrap();
+    assert_eq!(dead.endpoint().name(), "0");
+
+    backend.set_draining_of("0", true);
+    drained.dial(&client()).await.unwrap();
+    assert_eq!(drained.endpoint().name(), "0");
+    drop(listeners);
+}
+
+#[tokio::test]
+async fn sessions_of_a_drained_endpoint_are_told_and_no_others() {
+    let (backend, _metrics) = backend(settings(&[dead_address(); 2]));
+    let (one, other) = (backend.pick(&NOBODY).unwrap(), backend.pick(&NOBODY).unwrap());
+    assert!(now(one.leaving()).is_none());
+
+    backend.set_draining_of("0", true);
+    assert!(now(one.leaving()).is_some());
+    assert!(now(other.leaving()).is_none());
+
+    backend.set_draining_of("0", false);
+    assert!(now(backend.pick(&NOBODY).unwrap().leaving()).is_none());
+}
+
+/// A session is told about where it is, and not about where it was.
+#[tokio::test]
+async fn what_leaves_is_the_member_that_the_session_moved_to() {
+    let (backend, _metrics) = backend(settings(&[dead_address(); 2]));
+    let pin = backend.pick(&NOBODY).unwrap();
+    let mut leaving = std::pin::pin!(pin.leaving());
+    assert!(now(leaving.as_mut()).is_none());
+    let first = member(&backend, 0);
+    assert!(pin.move_on(&[first]));
+
+    backend.set_draining_of("0", true);
+    assert!(now(leaving.as_mut()).is_none());
+    backend.set_draining_of("1", true);
+    assert!(now(leaving).is_some());
+}
+
+#[test]
 fn a_backend_without_any_address_is_not_picked() {
     let mut settings = settings(&[]);
-    settings.endpoints.push(config::Endpoint {
-        name: "a".into(),
-        tcp: Some(HostPort::Name("nowhere.invalid".into(), 1)),
-        unix: None,
-        udp: None,
-    });
-    assert!(backend(settings).0.pick().is_none());
+    let nowhere = HostPort::Name("nowhere.invalid".into(), 1);
+    settings.endpoints.push(endpoint("a", Some(nowhere), None));
+    assert!(backend(settings).0.pick(&NOBODY).is_none());
 }
 
 #[tokio::test]
 async fn a_connection_is_counted_while_it_lives() {
     let (_listener, address) = listening();
     let (backend, metrics) = backend(settings(&[address]));
-    let tcp = backend.pick().unwrap().dial(&client()).await.unwrap();
+    let tcp = backend.pick(&NOBODY).unwrap().dial(&client()).await.unwrap();
 
     let open = r#"tidegate_backend_connections{backend="test",endpoint="0"} "#;
     let text = metrics.render();
@@ -121,7 +295,7 @@ async fn a_connection_is_counted_while_it_lives() {
 async fn a_dead_endpoint_is_skipped_and_counted() {
     let (_listener, alive) = listening();
     let (backend, _metrics) = backend(settings(&[dead_address(), alive]));
-    let pin = backend.pick().unwrap();
+    let pin = backend.pick(&NOBODY).unwrap();
 
     pin.dial(&client()).await.unwrap();
 
@@ -133,7 +307,7 @@ async fn a_dead_endpoint_is_skipped_and_counted() {
 #[tokio::test]
 async fn each_endpoint_is_tried_once_before_giving_up() {
     let (backend, _metrics) = backend(settings(&[dead_address(), dead_address()]));
-    let error = backend.pick().unwrap().dial(&client()).await.unwrap_err();
+    let error = backend.pick(&NOBODY).unwrap().dial(&client()).await.unwrap_err();
 
     assert!(matches!(error, DialError::Refused), "{error:?}");
     assert!(backend.endpoints.iter().all(|e| e.metrics.refused.get() == 1));
@@ -145,7 +319,7 @@ async fn a_session_does_not_move_once_it_has_a_connection() {
     let (gone, first) = listening();
     let (_listener, second) = listening();
     let (backend, _metrics) = backend(settings(&[first, second]));
-    let pin = backend.pick().unwrap();
+    let pin = backend.pick(&NOBODY).unwrap();
     pin.dial(&client()).await.unwrap();
     drop(gone);
 
@@ -164,7 +338,7 @@ async fn an_endpoint_that_swallows_packets_times_out() {
     let mut settings = settings(&[address]);
     settings.connect_timeout = Duration::from_millis(200);
     let (backend, _metrics) = backend(settings);
-    let pin = backend.pick().unwrap();
+    let pin = backend.pick(&NOBODY).unwrap();
 
     let mut queued = Vec::new();
     let error = loop {
@@ -184,7 +358,7 @@ async fn the_header_comes_before_anything_else() {
     let mut settings = settings(&[address]);
     settings.proxy_protocol = ProxyProtocol::V1;
     let (backend, _metrics) = backend(settings);
-    let mut tcp = backend.pick().unwrap().dial(&client()).await.unwrap();
+    let mut tcp = backend.pick(&NOBODY).unwrap().dial(&client()).await.unwrap();
     let (_reader, writer) = tcp.split();
     assert_eq!(writer.try_write(&[std::io::IoSlice::new(b"hello")]).unwrap(), 5);
     writer.finish().await.unwrap();
@@ -211,7 +385,7 @@ async fn the_longest_introduction_fits_into_a_new_connection() {
     settings.introduction.preamble = Some(Preamble { pieces });
     let (backend, _metrics) = backend(settings);
 
-    let tcp = backend.pick().unwrap().dial(&long).await.unwrap();
+    let tcp = backend.pick(&NOBODY).unwrap().dial(&long).await.unwrap();
     tcp.close();
     let mut seen = Vec::new();
     listener.accept().unwrap().0.read_to_end(&mut seen).unwrap();
@@ -228,7 +402,7 @@ async fn an_introduction_that_the_kernel_does_not_take_whole_fails_the_connectio
     settings.introduction.preamble = Some(Preamble { pieces });
     let (backend, _metrics) = backend(settings);
 
-    let error = backend.pick().unwrap().dial(&client()).await.unwrap_err();
+    let error = backend.pick(&NOBODY).unwrap().dial(&client()).await.unwrap_err();
     assert!(matches!(error, DialError::Failed(_)), "{error:?}");
     let end = listener.accept().unwrap().0.read_to_end(&mut Vec::new()).unwrap_err();
     assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
@@ -238,7 +412,7 @@ async fn an_introduction_that_the_kernel_does_not_take_whole_fails_the_connectio
 async fn a_dropped_connection_resets_and_a_closed_one_finishes() {
     let (listener, address) = listening();
     let (backend, _metrics) = backend(settings(&[address]));
-    let pin = backend.pick().unwrap();
+    let pin = backend.pick(&NOBODY).unwrap();
     let mut end = [0];
 
     drop(pin.dial(&client()).await.unwrap());
@@ -247,46 +421,4 @@ async fn a_dropped_connection_resets_and_a_closed_one_finishes() {
 
     pin.dial(&client()).await.unwrap().close();
     assert_eq!(listener.accept().unwrap().0.read(&mut end).unwrap(), 0);
-}
-
-#[tokio::test]
-async fn names_are_resolved_before_serving() {
-    let (_listener, address) = listening();
-    let mut settings = settings(&[]);
-    settings.endpoints.push(config::Endpoint {
-        name: "a".into(),
-        tcp: Some(HostPort::Name("localhost".into(), address.port())),
-        unix: None,
-        udp: None,
-    });
-    let all = BTreeMap::from([("test".to_owned(), Arc::new(settings))]);
-    let backends = Backends::new(&all, &Metrics::new());
-    assert!(backends.get("test").unwrap().pick().is_none());
-
-    backends.resolve().await;
-    let pin = backends.get("test").unwrap().pick().unwrap();
-    // localhost may be ::1 first, where nobody listens: the next address is tried.
-    pin.dial(&client()).await.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_resolver_stops_with_the_drain() {
-    let mut settings = settings(&[]);
-    settings.endpoints.push(config::Endpoint {
-        name: "a".into(),
-        tcp: Some(HostPort::Name("localhost".into(), 7)),
-        unix: None,
-        udp: None,
-    });
-    let all = BTreeMap::from([("test".to_owned(), Arc::new(settings))]);
-    let backends = Arc::new(Backends::new(&all, &Metrics::new()));
-    let lifecycle = Lifecycle::new();
-    lifecycle.spawn(Arc::clone(&backends).resolve_loop(lifecycle.clone()));
-    let endpoint = &backends.get("test").unwrap().endpoints[0];
-    while endpoint.tcp.known().is_empty() {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-
-    lifecycle.begin_drain();
-    lifecycle.all_tasks_ended().await;
 }

@@ -5,14 +5,14 @@ use std::{
     future::poll_fn,
     io::{self, IoSlice, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
 };
 
 use quinn_udp::{RecvMeta, UdpSocketState};
 use socket2::SockRef;
 use tokio::{io::Interest, net::UdpSocket};
 
-use super::{source::Sources, udp_header::UdpHeader};
+use super::{Backend, member::Member, source::Sources, udp_header::UdpHeader};
 
 /// Datagrams that one system call may bring: 32 on Linux, 1 where the system brings no more. So many of
 /// the largest that fit a client's path are less than the default of `datagram_send_buffer`, so that a
@@ -28,6 +28,7 @@ pub struct UdpConnection {
     socket: UdpSocket,
     header: UdpHeader,
     batches: &'static UdpSocketState,
+    witness: Witness,
 }
 
 impl UdpConnection {
@@ -36,12 +37,13 @@ impl UdpConnection {
         addresses: &[SocketAddr],
         sources: &Sources,
         header: UdpHeader,
+        witness: Witness,
     ) -> io::Result<Self> {
         let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no address known");
         for address in addresses {
             for source in sources.towards(*address) {
                 match open(*address, source) {
-                    Ok(socket) => return Ok(Self { batches: batches()?, socket, header }),
+                    Ok(socket) => return Ok(Self { batches: batches()?, socket, header, witness }),
                     // The next source may have a port left.
                     Err(error) => last = error,
                 }
@@ -79,6 +81,7 @@ impl UdpConnection {
         if error.kind() == io::ErrorKind::ConnectionRefused {
             self.header.refused();
         }
+        self.witness.saw(error);
     }
 
     /// Waits until there is something to receive. Cancel-safe.
@@ -107,6 +110,9 @@ impl UdpConnection {
                 // Said within, it makes tokio forget that the socket was ready, unless it became so anew.
                 if received < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
+            if received > 0 {
+                self.witness.member.worked();
+            }
             for (buffer, about) in buffers.iter().zip(&about).take(received) {
                 each(&buffer[..about.len]);
             }
@@ -144,6 +150,22 @@ fn batches() -> io::Result<&'static UdpSocketState> {
     Ok(BATCHES.get_or_init(|| made))
 }
 
+/// Tells the pool how a member does that cannot be seen to fail by a dial.
+#[derive(Debug)]
+pub(super) struct Witness {
+    pub(super) backend: Arc<Backend>,
+    pub(super) member: Arc<Member>,
+}
+
+impl Witness {
+    fn saw(&self, error: &io::Error) {
+        // ICMP: nobody listens there. All else is between the gateway and its own system.
+        if error.kind() == io::ErrorKind::ConnectionRefused {
+            self.backend.member_failed(&self.member);
+        }
+    }
+}
+
 fn open(address: SocketAddr, source: Option<IpAddr>) -> io::Result<UdpSocket> {
     let any = match address {
         SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -158,17 +180,19 @@ fn open(address: SocketAddr, source: Option<IpAddr>) -> io::Result<UdpSocket> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{client_info::tests::client, tests::settings},
+        super::tests::{self, NOBODY, client, endpoint, settings},
         *,
     };
+    use crate::config::HostPort;
 
     /// A connection and its backend.
     fn pair() -> (UdpConnection, std::net::UdpSocket) {
         let backend = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let header = UdpHeader::new(&settings(&[]), &client());
-        let connection =
-            UdpConnection::open(&[backend.local_addr().unwrap()], &Sources::new(&[]), header)
-                .unwrap();
+        let address = HostPort::Address(backend.local_addr().unwrap());
+        let mut settings = settings(&[]);
+        settings.endpoints.push(endpoint("0", None, Some(address)));
+        let pin = tests::backend(settings).0.pick(&NOBODY).unwrap();
+        let connection = pin.open_udp(&client()).unwrap();
         backend.connect(connection.socket.local_addr().unwrap()).unwrap();
         (connection, backend)
     }

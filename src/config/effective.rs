@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use super::{
-    Backend, BackendTls, CertificateFiles, CertificateSource, Config, DatagramKey, Dial, Endpoint,
-    Keepalive, Limits, Listener, PerClientLimits, Roots, Route, Server, Timeouts, Transport, raw,
+    Backend, BackendTls, CertificateFiles, CertificateSource, Check, Config, DatagramKey, Dial,
+    Ejection, Endpoint, Health, Keepalive, Limits, Listener, Payload, PerClientLimits, Roots,
+    Route, Server, Timeouts, Transport, raw,
     read::{HexBytes, Workers},
     units::{Patience, Period},
 };
@@ -189,6 +190,9 @@ fn datagram_key(key: DatagramKey) -> raw::DatagramKey {
 fn backend(backend: &Backend) -> raw::Backend {
     raw::Backend {
         balance: Some(backend.balance),
+        hash_on: Some(backend.hash_on.clone()),
+        health: Some(health(&backend.health)),
+        ejection: Some(ejection(&backend.ejection)),
         proxy_protocol: Some(backend.proxy_protocol),
         // An empty list has no form: the key is left out.
         proxy_tlvs: Some(backend.introduction.tlvs.clone()).filter(|tlvs| !tlvs.is_empty()),
@@ -235,6 +239,51 @@ fn tls(tls: &BackendTls) -> raw::BackendTls {
     }
 }
 
+fn health(health: &Health) -> raw::Health {
+    // An empty payload has no form: the key is left out.
+    let payload = |payload: &Payload| Some(payload.clone()).filter(|p| !p.0.is_empty());
+    let common = raw::Health {
+        interval: Some(Period(health.interval)),
+        timeout: Some(Period(health.timeout)),
+        rise: Some(health.rise),
+        fall: Some(health.fall),
+        port: health.port,
+        ..Default::default()
+    };
+    match &health.check {
+        Check::Off => raw::Health { check: Some(raw::CheckKind::Off), ..common },
+        Check::Tcp { send, expect } => raw::Health {
+            check: Some(raw::CheckKind::Tcp),
+            send: payload(send),
+            expect: payload(expect),
+            ..common
+        },
+        Check::Udp { send, expect } => raw::Health {
+            check: Some(raw::CheckKind::Udp),
+            send: payload(send),
+            expect: payload(expect),
+            ..common
+        },
+        Check::Http { path, host, status } => raw::Health {
+            check: Some(raw::CheckKind::Http),
+            path: Some(path.clone()),
+            host: host.clone(),
+            status: Some(*status),
+            ..common
+        },
+    }
+}
+
+fn ejection(ejection: &Ejection) -> raw::Ejection {
+    raw::Ejection {
+        consecutive_failures: Some(ejection.consecutive_failures),
+        base_time: Some(Period(ejection.base_time)),
+        max_time: Some(Period(ejection.max_time)),
+        max_ejected_percent: Some(ejection.max_ejected_percent),
+        ..Default::default()
+    }
+}
+
 fn keepalive(keepalive: &Keepalive) -> raw::Keepalive {
     raw::Keepalive {
         idle: Some(Period(keepalive.idle)),
@@ -250,6 +299,7 @@ fn endpoint(endpoint: &Endpoint) -> raw::Endpoint {
         tcp: endpoint.tcp.clone(),
         unix: endpoint.unix.as_deref().map(text),
         udp: endpoint.udp.clone(),
+        weight: Some(endpoint.weight),
         ..Default::default()
     }
 }

@@ -8,6 +8,7 @@ mod backend;
 mod datagram;
 mod introduction;
 mod listener;
+mod pool;
 mod route;
 mod server;
 mod tls;

@@ -12,8 +12,8 @@ use serde::{Serialize, Serializer};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Balance, Congestion, DatagramsMode, LogFormat, Opens, Oversize, ProxyProtocol, PushMode,
-    RetryPolicy, StreamsMode, UdpOpen, UniMode, WebTransportProfile,
+    Balance, Congestion, DatagramsMode, HashOn, LogFormat, Opens, Oversize, Payload, ProxyProtocol,
+    PushMode, RetryPolicy, Statuses, StreamsMode, UdpOpen, UniMode, WebTransportProfile,
     host::HostPort,
     host_pattern::HostPattern,
     introduction::{ProxyTlv, UdpProxy},
@@ -275,6 +275,9 @@ section! {
     /// `[backend.NAME]`
     Backend {
         balance: Balance,
+        hash_on: HashOn,
+        health: Health,
+        ejection: Ejection,
         proxy_protocol: ProxyProtocol,
         proxy_tlvs: Vec<ProxyTlv>,
         udp_proxy: UdpProxy,
@@ -329,7 +332,45 @@ section! {
         tcp: HostPort,
         unix: String,
         udp: HostPort,
+        weight: u32,
     }
+}
+
+section! {
+    /// `[backend.NAME.health]`
+    Health {
+        check: CheckKind,
+        interval: Period,
+        timeout: Period,
+        rise: u32,
+        fall: u32,
+        port: u16,
+        send: Payload,
+        expect: Payload,
+        path: String,
+        host: String,
+        status: Statuses,
+    }
+}
+
+section! {
+    /// `[backend.NAME.ejection]`
+    Ejection {
+        consecutive_failures: Limit,
+        base_time: Period,
+        max_time: Period,
+        max_ejected_percent: u32,
+    }
+}
+
+/// Which kind of health check.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum CheckKind {
+    #[default]
+    Off,
+    Tcp,
+    Udp,
+    Http,
 }
 
 /// Whether the kernel steers packets.
@@ -381,7 +422,13 @@ words!(UniMode: Backend = "backend", Refuse = "refuse");
 words!(DatagramsMode: Udp = "udp", Drop = "drop");
 words!(UdpOpen: Datagram = "datagram", Session = "session");
 words!(Oversize: Drop = "drop", Stream = "stream");
-words!(Balance: RoundRobin = "round-robin", LeastSessions = "least-sessions");
+words!(
+    Balance: RoundRobin = "round-robin",
+    LeastSessions = "least-sessions",
+    RandomTwo = "random-two",
+    Hash = "hash"
+);
+words!(CheckKind: Off = "off", Tcp = "tcp", Udp = "udp", Http = "http");
 words!(ProxyProtocol: Off = "off", V1 = "v1", V2 = "v2");
 words!(ProxyTlv: UniqueId = "unique-id", Alpn = "alpn", Ssl = "ssl", Route = "route",
     Protocol = "protocol", Dialect = "dialect", Subject = "subject", Authority = "authority",
@@ -464,17 +511,18 @@ impl Serialize for RoutePath {
     }
 }
 
-impl Serialize for Preamble {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
+/// Implements [`Serialize`] for types that are printed as they are read.
+macro_rules! serialize_as_text {
+    ($($type:ty),*) => { $(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    )* };
 }
 
-impl Serialize for HostPattern {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
+serialize_as_text!(HashOn, HostPattern, Preamble, Payload, Statuses);
 
 impl Serialize for HostPort {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

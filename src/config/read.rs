@@ -17,6 +17,7 @@ use super::{
     host_pattern::HostPattern,
     origin::Origin,
     path::RoutePath,
+    pool::{HashOn, Payload, Statuses},
     preamble::Preamble,
     problems::{Collector, did_you_mean, join},
     rate::Rate,
@@ -192,6 +193,9 @@ read_as_text! {
     HostPattern: "a host such as \"play.example.com\"", |text: &str| HostPattern::parse(text)
         .map_err(|wrong| format!("{text:?} is no host; {wrong}"));
     Rate: "a rate such as \"100/s\", or \"unlimited\"", Rate::parse;
+    HashOn: "what to hash, such as \"client-address\" or \"capture:room\"", HashOn::parse;
+    Payload: "a text such as \"PING\\\\r\\\\n\"", Payload::parse;
+    Statuses: "statuses such as \"200\" or \"200-399\"", Statuses::parse;
     HexBytes: "hexadecimal digits such as \"0a1b\"", HexBytes::parse;
 }
 

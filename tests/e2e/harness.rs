@@ -1,11 +1,16 @@
 //! The words the tests are written in.
 
 use std::{
-    collections::BTreeMap, fmt::Write as _, net::SocketAddr, path::Path, sync::Mutex,
+    collections::BTreeMap,
+    fmt::Write as _,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use tidegate::{
+    backend::{Resolve, SystemResolver},
     client::{self, RequestOptions, Trust},
     config::{Config, Problems},
     gateway::{Drained, Gateway, Running},
@@ -130,8 +135,13 @@ impl Setup {
 
     /// Starts it.
     pub(crate) async fn start(self) -> TestGateway {
+        self.start_with(Arc::new(SystemResolver)).await
+    }
+
+    /// Starts it with another source of addresses for names.
+    pub(crate) async fn start_with(self, resolver: Arc<dyn Resolve>) -> TestGateway {
         let config = self.read().unwrap_or_else(|problems| panic!("{problems}\n{}", self.toml()));
-        let running = Gateway::bind(config).await.unwrap().start().unwrap();
+        let running = Gateway::bind_with(config, resolver).await.unwrap().start().unwrap();
         soon(running.lifecycle().started()).await;
         let books = Books(running.metrics().clone());
         TestGateway { running, endpoints: Mutex::default(), books }

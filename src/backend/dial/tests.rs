@@ -9,10 +9,7 @@ use futures_util::FutureExt;
 use tokio::io::AsyncReadExt;
 
 use super::{super::tests::*, *};
-use crate::{
-    backend::{UdpConnection, udp_header::UdpHeader},
-    metrics::Metrics,
-};
+use crate::{config::HostPort, metrics::Metrics};
 
 /// A dialler with these settings, and its numbers.
 fn dialler(settings: &config::Backend) -> (Dialler, EndpointMetrics) {
@@ -21,8 +18,13 @@ fn dialler(settings: &config::Backend) -> (Dialler, EndpointMetrics) {
 
 fn dialler_from(settings: &config::Backend, sources: Sources) -> (Dialler, EndpointMetrics) {
     let metrics = Metrics::new().endpoint("test", "0");
-    let endpoint = config::Endpoint { name: "0".into(), tcp: None, unix: None, udp: None };
+    let endpoint = endpoint("0", None, None);
     (Dialler::new(settings, &endpoint, Arc::new(sources), metrics.clone()), metrics)
+}
+
+/// A member that is reached by TCP.
+fn tcp(addresses: &[SocketAddr]) -> Addresses {
+    Addresses { tcp: addresses.to_vec(), ..Addresses::default() }
 }
 
 fn listening() -> (TcpListener, SocketAddr) {
@@ -69,7 +71,7 @@ async fn an_address_that_refuses_costs_no_time() {
     let settings = settings(&[]);
     let (dialler, _metrics) = dialler(&settings);
 
-    let _connection = dialler.dial(&[dead_address(), alive], &settings, b"").await.unwrap();
+    let _connection = dialler.dial(&tcp(&[dead_address(), alive]), &settings, b"").await.unwrap();
     listener.accept().unwrap();
 }
 
@@ -81,7 +83,7 @@ async fn an_address_that_hangs_is_overtaken_by_the_next() {
     let (dialler, _metrics) = dialler(&settings);
 
     let addresses = [hanging.address(), alive];
-    let _connection = ends(dialler.dial(&addresses, &settings, b"")).await.unwrap();
+    let _connection = ends(dialler.dial(&tcp(&addresses), &settings, b"")).await.unwrap();
     listener.accept().unwrap();
 }
 
@@ -94,7 +96,7 @@ async fn all_addresses_together_have_the_connect_timeout() {
 
     let began = Instant::now();
     let addresses = [one.address(), dead_address(), other.address()];
-    let error = ends(dialler.dial(&addresses, &settings, b"")).await.unwrap_err();
+    let error = ends(dialler.dial(&tcp(&addresses), &settings, b"")).await.unwrap_err();
     assert!(matches!(error, DialError::Timeout), "{error:?}");
     assert!(began.elapsed() >= settings.connect_timeout);
 }
@@ -132,7 +134,7 @@ async fn a_full_queue_and_a_turn_that_does_not_come_are_told_apart() {
     settings.dial =
         config::Dial { concurrent: 1, queue: 1, queue_timeout: Duration::from_millis(300) };
     let (dialler, _metrics) = dialler(&settings);
-    let addresses = [hanging.address()];
+    let addresses = tcp(&[hanging.address()]);
     let dial = || dialler.dial(&addresses, &settings, b"");
 
     // One is being made for ever, one waits.
@@ -152,7 +154,7 @@ async fn backends_see_the_sources_in_turn() {
     let (dialler, _metrics) = dialler(&settings);
     let mut seen = Vec::new();
     for _ in 0..4 {
-        let _connection = dialler.dial(&[address], &settings, b"").await.unwrap();
+        let _connection = dialler.dial(&tcp(&[address]), &settings, b"").await.unwrap();
         seen.push(listener.accept().unwrap().1.ip().to_string());
     }
     assert_eq!(seen, ["127.0.0.21", "127.0.0.22", "127.0.0.21", "127.0.0.22"]);
@@ -166,19 +168,21 @@ async fn a_source_of_ipv6_is_for_backends_of_ipv6() {
     let (dialler, _metrics) = dialler(&settings);
 
     let address = listener.local_addr().unwrap();
-    let _connection = dialler.dial(&[address], &settings, b"").await.unwrap();
+    let _connection = dialler.dial(&tcp(&[address]), &settings, b"").await.unwrap();
     assert_eq!(listener.accept().unwrap().1.ip().to_string(), "::1");
 }
 
 #[tokio::test]
 async fn datagrams_come_from_the_sources_too() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let sources = Sources::new(&["127.0.0.21".parse().unwrap(), "127.0.0.22".parse().unwrap()]);
+    let mut settings = settings(&[]);
+    settings.source = ["127.0.0.21", "127.0.0.22"].map(|ip| ip.parse().unwrap()).into();
+    let address = HostPort::Address(server.local_addr().unwrap());
+    settings.endpoints.push(endpoint("0", None, Some(address)));
+    let (backend, _metrics) = backend(settings);
     let mut seen = Vec::new();
     for _ in 0..2 {
-        let header = UdpHeader::new(&settings(&[]), &client());
-        let socket =
-            UdpConnection::open(&[server.local_addr().unwrap()], &sources, header).unwrap();
+        let socket = backend.pick(&NOBODY).unwrap().open_udp(&client()).unwrap();
         socket.send(b"x").unwrap();
         seen.push(server.recv_from(&mut [0]).unwrap().1.ip().to_string());
     }
@@ -193,12 +197,12 @@ async fn a_source_that_this_machine_does_not_have_is_passed_over() {
     let nobodys = "192.0.2.1".parse().unwrap();
     settings.source = vec![nobodys, "127.0.0.21".parse().unwrap()];
     let (first, _metrics) = dialler(&settings);
-    let _connection = first.dial(&[address], &settings, b"").await.unwrap();
+    let _connection = first.dial(&tcp(&[address]), &settings, b"").await.unwrap();
     assert_eq!(listener.accept().unwrap().1.ip().to_string(), "127.0.0.21");
 
     settings.source = vec![nobodys];
     let (dialler, _metrics) = dialler(&settings);
-    let error = dialler.dial(&[address], &settings, b"").await.unwrap_err();
+    let error = dialler.dial(&tcp(&[address]), &settings, b"").await.unwrap_err();
     assert!(matches!(error, DialError::NoSource(_)), "{error:?}");
 }
 
@@ -207,7 +211,7 @@ async fn a_source_of_the_wrong_family_is_not_used() {
     let mut settings = settings(&[]);
     settings.source = vec!["::1".parse().unwrap()];
     let (dialler, _metrics) = dialler(&settings);
-    let error = dialler.dial(&[listening().1], &settings, b"").await.unwrap_err();
+    let error = dialler.dial(&tcp(&[listening().1]), &settings, b"").await.unwrap_err();
     assert!(matches!(error, DialError::NoSource(_)), "{error:?}");
 }
 
@@ -219,7 +223,7 @@ async fn ports_run_out_over_all_sources_and_come_back() {
     let sources = ["127.0.0.23", "127.0.0.24"].map(|ip| ip.parse().unwrap());
     let settings = settings(&[]);
     let (dialler, _metrics) = dialler_from(&settings, Sources::with_ports(&sources, (free, free)));
-    let dial = async |address| dialler.dial(&[address], &settings, b"").await;
+    let dial = async |address| dialler.dial(&tcp(&[address]), &settings, b"").await;
 
     let first = match dial(address).await {
         // Linux before 6.3 cannot make them so few.
@@ -267,7 +271,7 @@ async fn the_introduction_is_read_first() {
     let settings = settings(&[]);
     let (dialler, _metrics) = dialler(&settings);
 
-    let mut connection = dialler.dial(&[address], &settings, b"I am\r\n").await.unwrap();
+    let mut connection = dialler.dial(&tcp(&[address]), &settings, b"I am\r\n").await.unwrap();
     let (_reader, writer) = connection.split();
     writer.try_write(&[io::IoSlice::new(b"here")]).unwrap();
 

@@ -15,7 +15,11 @@ use tokio::{
 
 use super::*;
 use crate::{
-    backend::{Backend, DialError, TcpConnection, client_info::tests::client, tests::settings},
+    backend::{
+        Backend, DialError, TcpConnection,
+        client_info::tests::client,
+        tests::{NOBODY, no_resolver, settings},
+    },
     config::{self, BackendTls},
     edge::{SelfSigned, self_signed},
     metrics::Metrics,
@@ -215,8 +219,9 @@ impl TlsPeer {
 }
 
 async fn dial(settings: config::Backend) -> Result<TcpConnection, DialError> {
-    let backend = Arc::new(Backend::new(Arc::new(settings), &Metrics::new()));
-    let pin = backend.pick().unwrap();
+    let backend = Backend::new(Arc::new(settings), &Metrics::new(), no_resolver(), None);
+    let backend = Arc::new(backend);
+    let pin = backend.pick(&NOBODY).unwrap();
     let dialled = soon(pin.dial(&client())).await;
     let failed = backend.endpoints[0].metrics.dial.tls_failed.get();
     let tls_failed = matches!(dialled, Err(DialError::Tls(_)));
@@ -442,9 +447,10 @@ async fn the_introduction_comes_before_the_handshake() {
         config::Backend { proxy_protocol: config::ProxyProtocol::V1, ..server.settings() };
     let serve = async {
         let mut socket = server.listener.accept().await.unwrap().0;
-        let mut header = [0; 15];
+        let wanted = b"PROXY TCP4 192.0.2.1 203.0.113.9 5 443\r\n";
+        let mut header = [0; 40];
         soon(socket.read_exact(&mut header)).await.unwrap();
-        assert_eq!(header, *b"PROXY UNKNOWN\r\n");
+        assert_eq!(header, *wanted);
         server.handshake(socket).await.unwrap()
     };
     let (dialled, _peer) = tokio::join!(dial(settings), serve);

@@ -7,6 +7,7 @@ use std::{
 use super::{
     DAY, Folder, HOUR, MILLISECOND, MINUTE, SECOND, check_name, check_names,
     introduction::introduction,
+    pool,
     tls::{backend_tls, check_endpoints},
 };
 use crate::config::{
@@ -65,6 +66,8 @@ fn backend(
     let introduction = introduction(&raw, problems);
     let source = raw.source.clone().unwrap_or_default();
     check_sources(&raw, &source, problems);
+    let (health_key, ejection_key) = (raw.key("health"), raw.key("ejection"));
+    let hash_on = pool::hash_on(&raw, problems);
     let (keepalive_key, dial_key) = (raw.key("keepalive"), raw.key("dial"));
     let endpoints_key = raw.key("endpoints");
     let endpoints = endpoints(&endpoints_key, raw.endpoints, folder, problems);
@@ -72,6 +75,11 @@ fn backend(
     let keepalive = keepalive_settings(&keepalive, problems);
     let dial = raw.dial.unwrap_or_else(|| raw::Dial::absent(dial_key));
     let dial = dial_settings(&dial, problems);
+    let ejection = raw.ejection.unwrap_or_else(|| raw::Ejection::absent(ejection_key));
+    let ejection = pool::ejection(&ejection, problems);
+    let health = raw.health.unwrap_or_else(|| raw::Health::absent(health_key));
+    let listed = endpoints.as_deref().unwrap_or_default();
+    let health = pool::health(health, listed, raw.tls.is_some(), problems);
     // Without the table there is no TLS; with one that is wrong there is no backend.
     let tls = raw.tls.map(|tls| backend_tls(tls, folder, problems));
     if let (Some(Some(tls)), Some(endpoints)) = (&tls, &endpoints) {
@@ -84,6 +92,9 @@ fn backend(
     Some(Backend {
         name,
         balance: raw.balance.unwrap_or_default(),
+        hash_on,
+        health,
+        ejection,
         proxy_protocol: raw.proxy_protocol.unwrap_or_default(),
         introduction,
         endpoints: endpoints?,
@@ -206,6 +217,10 @@ fn endpoint(
         let message = format!("{} is no path of a Unix socket: {error}", path.display());
         problems.add(raw.key("unix"), message);
     }
+    let weight = problems.within(&raw.key("weight"), raw.weight, Endpoint::WEIGHT, 1..=MOST_WEIGHT);
     let name = raw.name.unwrap_or_else(|| index.to_string());
-    Endpoint { name, tcp: raw.tcp, unix, udp: raw.udp }
+    Endpoint { name, tcp: raw.tcp, unix, udp: raw.udp, weight }
 }
+
+/// Fine enough for one session in a thousand.
+const MOST_WEIGHT: u32 = 1_000;

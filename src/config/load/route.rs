@@ -4,8 +4,8 @@ use std::{collections::HashSet, sync::Arc};
 
 use super::{all, backend::Backends, check_names, datagram};
 use crate::config::{
-    Backend, DatagramsMode, Endpoint, HostPattern, Opens, Origins, PushMode, Route, RoutePath,
-    StreamsMode, UniMode,
+    Backend, DatagramsMode, Endpoint, HashOn, HostPattern, Opens, Origins, PushMode, Route,
+    RoutePath, Segment, StreamsMode, UniMode,
     problems::{Collector, did_you_mean, join},
     raw::{self, Section},
 };
@@ -92,6 +92,7 @@ fn route(
     check_hosts(&raw, problems);
     check_protocols(&raw, problems);
     let backend = backend(&raw, backends, problems);
+    check_hash(path.as_ref(), backend.as_deref(), &raw, problems);
     let modes = backend.as_ref().map(|backend| Modes::choose(&raw, backend, problems));
     let datagrams = datagram::rules(&raw, problems);
     let limits = raw.limits.unwrap_or_default();
@@ -141,6 +142,28 @@ fn check_protocols(raw: &raw::Route, problems: &mut Collector<'_>) {
     if raw.require_protocol == Some(true) && protocols.is_empty() {
         let message = "nobody could use this route; list what it speaks under `protocols`";
         problems.add(raw.key("require_protocol"), message);
+    }
+}
+
+/// Notes a path without the capture that the backend tells sessions apart by.
+fn check_hash(
+    path: Option<&RoutePath>,
+    backend: Option<&Backend>,
+    raw: &raw::Route,
+    problems: &mut Collector<'_>,
+) {
+    let (Some(path), Some(backend)) = (path, backend) else { return };
+    let HashOn::Capture(wanted) = &backend.hash_on else { return };
+    let has_it = path.segments.iter().any(|segment| match segment {
+        Segment::Literal(_) => false,
+        Segment::Capture(name) | Segment::Rest(name) => name == wanted,
+    });
+    if !has_it {
+        let message = format!(
+            "{path} has no capture {wanted:?}, but backend {:?} hashes it (hash_on)",
+            backend.name
+        );
+        problems.add(raw.key("path"), message);
     }
 }
 

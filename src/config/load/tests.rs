@@ -274,6 +274,20 @@ fn the_effective_configuration_is_the_same_configuration() {
             "[backend.game]\nsource = [\"10.0.0.9\", \"::9\"]\n\
              dial = { concurrent = 1, queue = 0, queue_timeout = \"1s\" }",
         ),
+        VALID.replace(
+            "[backend.game]",
+            "[backend.game]\nbalance = \"hash\"\nhash_on = \"query:player\"\n\
+             health = { check = \"tcp\", send = 'PING\\r\\n\\xff', expect = \"+\" }\n\
+             ejection = { consecutive_failures = \"unlimited\" }",
+        ),
+        VALID.replace(
+            "[backend.game]",
+            "[backend.game]\nhealth = { check = \"udp\", port = 53, send = \"?\", fall = 1 }",
+        ),
+        VALID.replace(
+            "[backend.game]",
+            "[backend.game]\nhealth = { check = \"http\", host = \"a.test\", status = \"204\" }",
+        ),
     ] {
         let config = valid(&text);
         let effective = config.effective();
@@ -285,8 +299,9 @@ fn the_effective_configuration_is_the_same_configuration() {
 fn the_effective_configuration_has_every_key() {
     let folder = Scratch::new("effective");
     folder.file("a.pem", b"a");
+    let health = "[backend.game.health]\ncheck = \"http\"\nhost = \"a.test\"\nport = 8080\n";
     let effective = Config::parse(
-        SAMPLE.replace("fullchain", "a").replace("privkey", "a").as_str(),
+        (SAMPLE.replace("fullchain", "a").replace("privkey", "a") + health).as_str(),
         "t.toml",
         &folder.0,
     )
@@ -296,13 +311,15 @@ fn the_effective_configuration_has_every_key() {
         let name = key.rsplit('.').next().unwrap();
         // Secrets, a self-signed certificate and a Unix socket are alternatives that the sample does not have;
         // its route names no hosts, speaks no protocols and has datagrams without a key; its backend is told
-        // of addresses alone, without TLS, and from no address of its own.
+        // of addresses alone, without TLS, from no address of its own, and no bytes tell its health.
+        let alternatives =
+            ["self_signed", "hosts", "protocols", "proxy_tlvs", "preamble", "source"];
         let is_absent = key.starts_with("server.secret")
             || key.starts_with("server.previous_secret")
             || key.starts_with("backend.*.tls")
             || key.contains("datagram_latest_per_key")
-            || ["self_signed", "hosts", "protocols", "proxy_tlvs", "preamble", "source", "unix"]
-                .contains(&name);
+            || alternatives.contains(&name)
+            || ["unix", "send", "expect"].contains(&name);
         if !is_absent {
             assert!(effective.contains(&format!("{name} = ")), "{key} is not in\n{effective}");
         }
@@ -393,7 +410,7 @@ fn a_route_with_one_connection_per_session_takes_no_other_streams_unless_it_says
 }
 
 #[test]
-fn a_feed_alone_is_enough_for_a_route_and_needs_tcp() {
+fn a_feed_alone_is_enough_for_a_route_and_needs_streams() {
     let keys = "streams = \"refuse\"\nuni = \"refuse\"\npush = \"uni\"\n";
     let text = VALID.replace("origins = \"any\"\n", &format!("origins = \"any\"\n{keys}"));
     assert_eq!(valid(&text).routes[1].push, PushMode::Uni);
@@ -401,7 +418,7 @@ fn a_feed_alone_is_enough_for_a_route_and_needs_tcp() {
     let udp_alone = text.replace("tcp = \"game-b.internal:7777\"", "udp = \"b:1\"");
     let problems = parse(&udp_alone).unwrap_err().to_string();
     assert!(
-        problems.contains("route[1].push: needs a tcp address on every endpoint"),
+        problems.contains("route[1].push: needs a tcp or unix address on every endpoint"),
         "{problems}"
     );
 }

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::support::*;
 use crate::{
-    backend::tests::{dead_address, settings},
-    config::{self, HostPort, Limit},
+    backend::tests::{dead_address, endpoint, settings},
+    config::{HostPort, Limit},
     reason::{Ending, Refusal, StreamEnd},
     transport::{ClientEnd, memory::SeenEnd},
 };
@@ -48,12 +48,8 @@ async fn a_full_gateway_refuses() {
 #[tokio::test]
 async fn a_backend_without_an_address_refuses() {
     let mut backend = settings(&[]);
-    backend.endpoints.push(config::Endpoint {
-        name: "a".into(),
-        tcp: Some(HostPort::Name("nowhere.invalid".into(), 1)),
-        unix: None,
-        udp: None,
-    });
+    let nowhere = HostPort::Name("nowhere.invalid".into(), 1);
+    backend.endpoints.push(endpoint("a", Some(nowhere), None));
     let gateway = Gateway::new(route_to(backend));
     assert_eq!(gateway.ask(PATH).refused().await, Refusal::BackendUnavailable);
 }

@@ -17,7 +17,10 @@ use tokio::{
 };
 
 use crate::{
-    backend::{Backends, tests::settings},
+    backend::{
+        Backends,
+        tests::{endpoint, no_resolver, settings},
+    },
     config::{
         self, ByteSize, DatagramsMode, HostPort, Limit, Opens, Origins, Oversize, PerClientLimits,
         PushMode, Rate, RoutePath, Segment, StreamsMode, UdpOpen, UniMode,
@@ -42,12 +45,7 @@ pub(super) fn route(tcp: &[SocketAddr]) -> config::Route {
 /// A route to one endpoint that speaks UDP alone.
 pub(super) fn udp_route(udp: SocketAddr) -> config::Route {
     let mut backend = settings(&[]);
-    backend.endpoints.push(config::Endpoint {
-        name: "0".into(),
-        tcp: None,
-        unix: None,
-        udp: Some(HostPort::Address(udp)),
-    });
+    backend.endpoints.push(endpoint("0", None, Some(HostPort::Address(udp))));
     route_to(backend)
 }
 
@@ -108,7 +106,7 @@ impl Gateway {
         let backends = [(route.backend.name.clone(), Arc::clone(&route.backend))].into();
         let tables = Tables {
             routes: RouteTable::new(std::slice::from_ref(&route), &metrics),
-            backends: Arc::new(Backends::new(&backends, &metrics)),
+            backends: Arc::new(Backends::new(&backends, &metrics, &no_resolver(), None)),
         };
         let unlimited = PerClientLimits {
             connections: Limit::Unlimited,

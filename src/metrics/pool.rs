@@ -1,0 +1,60 @@
+//! What is known of a backend's endpoints.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+
+use super::{Reasons, counters, gauges};
+use crate::reason::CheckResult;
+
+/// The families of this part.
+#[derive(Debug)]
+pub(super) struct PoolFamilies {
+    up: IntGaugeVec,
+    ejections: IntCounterVec,
+    checks: IntCounterVec,
+}
+
+impl PoolFamilies {
+    pub(super) fn register(registry: &Registry) -> Self {
+        Self {
+            up: gauges(
+                registry,
+                "backend_up",
+                "Addresses of the endpoint that take new sessions; 0 when none does.",
+                &["backend", "endpoint"],
+            ),
+            ejections: counters(
+                registry,
+                "backend_ejections_total",
+                "Times that an address of the endpoint was left out because it failed in use.",
+                &["backend", "endpoint"],
+            ),
+            checks: counters(
+                registry,
+                "backend_health_checks_total",
+                "Active health checks, by what they found.",
+                &["backend", "endpoint", "result"],
+            ),
+        }
+    }
+
+    pub(super) fn endpoint(&self, backend: &str, endpoint: &str) -> PoolMetrics {
+        PoolMetrics {
+            up: self.up.with_label_values(&[backend, endpoint]),
+            ejections: self.ejections.with_label_values(&[backend, endpoint]),
+            checks: Reasons::new(CheckResult::ALL, |result| {
+                self.checks.with_label_values(&[backend, endpoint, result.word()])
+            }),
+        }
+    }
+}
+
+/// One endpoint's numbers.
+#[derive(Clone, Debug)]
+pub struct PoolMetrics {
+    /// Members that take new sessions. Set by the control side alone, from the members' states.
+    pub up: IntGauge,
+    /// Ejections of its members.
+    pub ejections: IntCounter,
+    /// Active checks of its members.
+    pub checks: Reasons<CheckResult>,
+}
