@@ -26,6 +26,12 @@ pub fn stream_header(data: &[u8]) {
     let Some((kind, length)) = said else {
         return assert!(bytes.len() < 2 * varint::MAX_BYTES, "two varints say all");
     };
+    let varints = match kind {
+        Kind::WebTransport(_) => 2,
+        Kind::Uni(_) => 1,
+        Kind::Request => 0,
+    };
+    assert_eq!(length, length_of(varints, bytes), "what is taken away is the head");
     let mut written = Vec::new();
     match kind {
         Kind::WebTransport(session) => {
@@ -38,12 +44,17 @@ pub fn stream_header(data: &[u8]) {
             varint::put(&mut written, kind);
         }
         Kind::Request => {
-            assert!(is_bidi && length == 0, "nothing of a request is taken away");
+            assert!(is_bidi);
             written.extend(bytes);
         }
     }
     let taken = if kind == Kind::Request { 0 } else { written.len() };
     assert_eq!(head::parse(&written, is_bidi), Some((kind, taken)), "written and read");
+}
+
+/// How long so many varints are that stand at the front.
+fn length_of(varints: usize, bytes: &[u8]) -> usize {
+    (0..varints).fold(0, |at, _| at + varint::peek(&bytes[at..]).map_or(0, |(_, n)| n))
 }
 
 /// A datagram.
