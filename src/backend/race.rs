@@ -107,7 +107,9 @@ mod tests {
                 port => Ok(port),
             }
         };
-        assert_eq!(race(&addresses(&[1, 2, 3]), attempt).await.unwrap(), 3);
+        let minute = Duration::from_secs(60);
+        let won = timeout(minute, race(&addresses(&[1, 2, 3]), attempt)).await.unwrap();
+        assert_eq!(won.unwrap(), 3);
         assert_eq!(*starts.lock().unwrap(), [(1, 0), (2, 100), (3, 350)]);
     }
 

@@ -239,11 +239,12 @@ async fn ports_run_out_over_all_sources_and_come_back() {
 
     let error = dial(address).await.unwrap_err();
     assert!(matches!(error, DialError::OutOfPorts(_)), "{error:?}");
-    // The port is taken towards one address, not towards every one.
-    let _elsewhere = dial(other.1).await.unwrap();
-
+    // It is the other source's turn, which has none: the one that has is tried after it.
     drop(first);
     let _third = dial(address).await.unwrap();
+    assert_eq!(listener.accept().unwrap().1, seen[0]);
+    // The port is taken towards one address, not towards every one.
+    let _elsewhere = dial(other.1).await.unwrap();
 }
 
 #[test]
@@ -278,7 +279,7 @@ async fn the_introduction_is_read_first() {
     let stream = listener.accept().unwrap().0;
     stream.set_nonblocking(true).unwrap();
     let mut seen = [0; 10];
-    TcpStream::from_std(stream).unwrap().read_exact(&mut seen).await.unwrap();
+    ends(TcpStream::from_std(stream).unwrap().read_exact(&mut seen)).await.unwrap();
     assert_eq!(seen, *b"I am\r\nhere");
 }
 

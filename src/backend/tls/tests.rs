@@ -332,7 +332,10 @@ async fn a_full_kernel_is_waited_for_and_nothing_counts_before_its_time() {
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             match writer.try_write(&[IoSlice::new(rest)]) {
-                Ok(written) => rest = &rest[written..],
+                Ok(written) => {
+                    assert_ne!(written, 0, "rustls holds what the kernel has not got");
+                    rest = &rest[written..];
+                }
                 Err(full) => {
                     assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
                     blocked += 1;
