@@ -547,7 +547,7 @@ pub struct Backend {
     pub health: Health,
     /// When an endpoint that fails in use is left out.
     pub ejection: Ejection,
-    /// Whether the backend is told the client's address at the start of each TCP connection, and in
+    /// Whether the backend is told the client's address at the start of each connection, before TLS, and in
     /// which version of the PROXY protocol. Default `off`: a backend that does not expect it would
     /// take it for data.
     pub proxy_protocol: ProxyProtocol,
@@ -555,7 +555,8 @@ pub struct Backend {
     pub introduction: Introduction,
     /// Where it listens; at least one.
     pub endpoints: Vec<Endpoint>,
-    /// Time for a TCP connection to be made. Default 3 s.
+    /// Time for a connection to be made, to any of the endpoint's addresses and with TLS where it is
+    /// spoken. Default 3 s.
     pub connect_timeout: Duration,
     /// TCP keepalive: first probe, interval, probes. Default 30 s, 10 s, 3.
     pub keepalive: Keepalive,

@@ -660,19 +660,19 @@ impl Families {
             backend_connections: gauges(
                 r,
                 "backend_connections",
-                "TCP connections to the backend open.",
+                "Stream connections to the backend open.",
                 &["backend", "endpoint"],
             ),
             backend_connects: counters(
                 r,
                 "backend_connects_total",
-                "Attempts to connect to the backend by TCP.",
+                "Attempts to connect to the backend for a stream.",
                 &["backend", "endpoint", "result"],
             ),
             backend_connect_seconds: histograms(
                 r,
                 "backend_connect_duration_seconds",
-                "Time for a TCP connection to the backend to be made.",
+                "Time for a stream connection to the backend to be made, with TLS where it is spoken.",
                 &["backend", "endpoint"],
                 &SHORT_SECONDS,
             ),

@@ -246,6 +246,23 @@ async fn read(connection: &mut TcpConnection, most: usize) -> io::Result<Vec<u8>
 #[tokio::test]
 async fn bytes_pass_and_each_half_ends_by_itself() {
     let server = TlsServer::new().await;
+    exchange(&server).await;
+}
+
+#[tokio::test]
+async fn a_backend_of_tls_1_2_is_spoken_to_as_well() {
+    let mut server = TlsServer::new().await;
+    let provider = Arc::new(default_provider());
+    server.config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain(&server.made), key(&server.made))
+        .unwrap();
+    exchange(&server).await;
+}
+
+async fn exchange(server: &TlsServer) {
     let (dialled, mut peer) = tokio::join!(dial(server.settings()), server.accept());
     let mut connection = dialled.unwrap();
 

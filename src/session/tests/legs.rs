@@ -193,6 +193,19 @@ async fn at_a_unix_socket_each_half_ends_by_itself() {
 }
 
 #[tokio::test]
+async fn at_a_unix_socket_the_client_is_introduced_first() {
+    let server = UnixServer::new("introduction");
+    let v1 = |backend: &mut config::Backend| backend.proxy_protocol = config::ProxyProtocol::V1;
+    let gateway = Gateway::new(with_backend(server.route(), v1));
+    let (send, _recv) = gateway.session().await.open_bidi();
+    send.write("hello").await;
+    send.finish();
+    let seen = String::from_utf8(read_to_end(&mut server.accept().await).await).unwrap();
+    let (header, rest) = seen.split_once("\r\n").unwrap();
+    assert!(header.starts_with("PROXY ") && rest == "hello", "{seen}");
+}
+
+#[tokio::test]
 async fn at_a_unix_socket_megabytes_pass_whole() {
     let server = UnixServer::new("bulk");
     let gateway = Gateway::new(server.route());
