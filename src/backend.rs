@@ -3,7 +3,7 @@
 //! It decides where a session goes ([`Backend::pick`]), keeps host names resolved and members checked,
 //! leaves out those that fail, dials connections over TCP, TLS or to Unix sockets with the settings of the
 //! configuration, and opens UDP sockets. It hides addresses, socket options, TLS and how a backend is told
-//! of the client. In goes a [`Pin`], out come a [`TcpConnection`] or a [`UdpConnection`], or a [`DialError`]
+//! of the client. In goes a [`Pin`], out come a [`BackendConnection`] or a [`UdpConnection`], or a [`DialError`]
 //! that says whose fault it is.
 //!
 //! Three words: a backend has *endpoints*, which the configuration lists and which share a name, a
@@ -11,14 +11,15 @@
 //! address, one or several for a host name. A member takes new sessions while it is *live*: given by
 //! configuration and names, up, not ejected, not drained.
 //!
-//! What always holds: all connections of a session go to one member; a [`TcpConnection`] that is
-//! dropped without [`TcpConnection::close`] resets, so that nothing that was cut looks whole; every
+//! What always holds: all connections of a session go to one member; a [`BackendConnection`] that is
+//! dropped without [`BackendConnection::close`] resets, so that nothing that was cut looks whole; every
 //! finished attempt is counted under its result; and no change here touches a session that lives, but
 //! to tell it ([`Pin::leaving`]).
 
 mod balance;
 mod check;
 mod client_info;
+mod connection;
 mod dial;
 mod eject;
 mod health;
@@ -33,7 +34,6 @@ mod resolve;
 mod roster;
 mod source;
 mod spp;
-mod tcp;
 mod tend;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -61,12 +61,12 @@ pub(crate) use self::tls::tests::TlsServer;
 pub use self::{
     balance::RequestFacts,
     client_info::ClientInfo,
+    connection::{BackendConnection, BackendReader, BackendWriter},
     dial::DialError,
     member::Endpoint,
     overview::{BackendOverview, EndpointOverview, MemberOverview},
     pin::Pin,
     resolve::{Resolve, SystemResolver},
-    tcp::{TcpConnection, TcpReader, TcpWriter},
     tls::TlsError,
     udp::UdpConnection,
 };

@@ -33,7 +33,7 @@ use ulid::Ulid;
 use self::ledger::Imbalance;
 pub use self::ledger::{Account, Accounts, Total, Totals};
 use crate::{
-    backend::{ClientInfo, DialError, Pin, TcpConnection},
+    backend::{BackendConnection, ClientInfo, DialError, Pin},
     lifecycle::Lifecycle,
     metrics::RouteMetrics,
     reason::{Ending, Loss, StreamEnd},
@@ -120,7 +120,7 @@ impl Context {
     }
 
     /// Connects to the backend.
-    pub(crate) async fn dial(&self) -> Result<TcpConnection, DialError> {
+    pub(crate) async fn dial(&self) -> Result<BackendConnection, DialError> {
         self.pin.dial(&self.client).await
     }
 

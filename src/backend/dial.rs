@@ -10,12 +10,12 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    TcpConnection, TlsError,
+    BackendConnection, TlsError,
+    connection::{Stream, write_first},
     member::{Addresses, Member},
     queue::DialQueue,
     race::race,
     source::Sources,
-    tcp::{Stream, write_first},
     tls::{TlsClient, TlsStream},
     unix,
 };
@@ -152,7 +152,7 @@ impl Member {
         dialler: &Dialler,
         settings: &config::Backend,
         introduction: &[u8],
-    ) -> Result<TcpConnection, DialError> {
+    ) -> Result<BackendConnection, DialError> {
         let metrics = &self.endpoint().metrics;
         let (backend, endpoint) = (&settings.name, self.endpoint().name());
         match dialler.dial(&self.addresses(), settings, introduction).await {
@@ -212,7 +212,7 @@ impl Dialler {
         addresses: &Addresses,
         settings: &config::Backend,
         introduction: &[u8],
-    ) -> Result<TcpConnection, DialError> {
+    ) -> Result<BackendConnection, DialError> {
         let _turn = self.queue.turn().await?;
         let began = Instant::now();
         let connect = self.connect(addresses, settings, introduction);
@@ -220,7 +220,7 @@ impl Dialler {
         let stream =
             timeout(settings.connect_timeout, connect).await.unwrap_or(Err(DialError::Timeout))?;
         self.metrics.connect_took(began.elapsed());
-        Ok(TcpConnection::new(stream, self.metrics.connection_opened()))
+        Ok(BackendConnection::new(stream, self.metrics.connection_opened()))
     }
 
     async fn connect(

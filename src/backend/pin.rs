@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
-    Backend, ClientInfo, DialError, Endpoint, TcpConnection, UdpConnection, lock,
+    Backend, BackendConnection, ClientInfo, DialError, Endpoint, UdpConnection, lock,
     member::{Member, State},
     proxy_protocol,
     udp::Witness,
@@ -80,7 +80,7 @@ impl Pin {
     ///
     /// # Errors
     /// Why the last member that was tried could not be reached.
-    pub async fn dial(&self, client: &ClientInfo) -> Result<TcpConnection, DialError> {
+    pub async fn dial(&self, client: &ClientInfo) -> Result<BackendConnection, DialError> {
         let settings = &self.backend.settings;
         let introduction = proxy_protocol::for_tcp(settings, client).unwrap_or_default();
         self.leave_the_dead();

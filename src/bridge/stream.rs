@@ -40,7 +40,7 @@ pub use self::held::{OpenedBy, bridge_own, push_bidi, push_uni};
 use self::{down::Down, progress::Progress, up::Up};
 use super::{Context, contain, ledger::StreamBooks};
 use crate::{
-    backend::TcpConnection,
+    backend::BackendConnection,
     metrics::GaugeGuard,
     reason::{Ending, StreamEnd},
     transport::{RecvError, RecvStream, SendStream},
@@ -181,7 +181,7 @@ async fn bidi(
 /// Carries bytes both ways, from the connection's beginning to its end.
 async fn carry(
     context: &Context,
-    mut tcp: TcpConnection,
+    mut tcp: BackendConnection,
     send: &mut impl SendStream,
     recv: &mut impl RecvStream,
 ) -> StreamEnd {
@@ -249,7 +249,7 @@ fn reason_of(ended: &Result<StreamEnd, Cut>) -> StreamEnd {
 }
 
 /// Connects as soon as the stream exists, so that a server which speaks first works.
-async fn dial(context: &Context, recv: &mut impl RecvStream) -> Result<TcpConnection, Cut> {
+async fn dial(context: &Context, recv: &mut impl RecvStream) -> Result<BackendConnection, Cut> {
     tokio::select! {
         biased;
         () = context.ended() => Err(session_ended(context)),
@@ -283,7 +283,7 @@ async fn run_both(
 
 /// Ends the connection of a stream that was cut: plainly if both sides know all they have to, else
 /// with a reset.
-fn cut_backend(tcp: TcpConnection, owes_nothing: bool) {
+fn cut_backend(tcp: BackendConnection, owes_nothing: bool) {
     if owes_nothing {
         tcp.close();
     } else {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 use crate::{
-    backend::{DialError, TcpConnection},
+    backend::{BackendConnection, DialError},
     bridge::{
         self,
         stream::{self, OpenedBy},
@@ -25,9 +25,9 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Prepared {
     /// The session's one connection.
-    own: Option<TcpConnection>,
+    own: Option<BackendConnection>,
     /// The connection of the pushed stream.
-    push: Option<TcpConnection>,
+    push: Option<BackendConnection>,
 }
 
 /// Why a session is not accepted after all.

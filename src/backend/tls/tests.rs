@@ -16,7 +16,7 @@ use tokio::{
 use super::*;
 use crate::{
     backend::{
-        Backend, DialError, TcpConnection,
+        Backend, BackendConnection, DialError,
         client_info::tests::client,
         tests::{NOBODY, no_resolver, settings},
     },
@@ -218,7 +218,7 @@ impl TlsPeer {
     }
 }
 
-async fn dial(settings: config::Backend) -> Result<TcpConnection, DialError> {
+async fn dial(settings: config::Backend) -> Result<BackendConnection, DialError> {
     let backend = Backend::new(Arc::new(settings), &Metrics::new(), no_resolver(), None);
     let backend = Arc::new(backend);
     let pin = backend.pick(&NOBODY).unwrap();
@@ -235,7 +235,7 @@ async fn refusal(server: &TlsServer, settings: config::Backend) -> DialError {
     dialled.unwrap_err()
 }
 
-async fn read(connection: &mut TcpConnection, most: usize) -> io::Result<Vec<u8>> {
+async fn read(connection: &mut BackendConnection, most: usize) -> io::Result<Vec<u8>> {
     let (mut reader, _writer) = connection.split();
     let mut buffer = vec![0; most];
     let read = soon(poll_fn(|cx| reader.poll_read(cx, &mut buffer))).await?;

@@ -14,7 +14,7 @@ use tracing::trace;
 
 use super::{Context, Cut, Progress, backend_broke};
 use crate::{
-    backend::TcpReader,
+    backend::BackendReader,
     bridge::{
         ledger::{HalfBooks, Held},
         with_scratch,
@@ -34,7 +34,7 @@ pub(super) enum Down {
 
 /// Carries the backend's bytes to the client, and their end with them.
 pub(super) async fn pump(
-    mut reader: TcpReader<'_>,
+    mut reader: BackendReader<'_>,
     send: &mut impl SendStream,
     context: &Context,
     books: &HalfBooks,
@@ -109,7 +109,7 @@ impl Drop for Handover<'_> {
 /// While the client sends, a backend that acknowledges may go on for ever. After the client's FIN only
 /// `uni_discard` bytes more are taken, so that nobody can keep a connection alive by talking.
 pub(super) async fn discard(
-    mut reader: TcpReader<'_>,
+    mut reader: BackendReader<'_>,
     context: &Context,
     progress: &Progress,
 ) -> Result<Down, Cut> {
@@ -130,7 +130,7 @@ pub(super) async fn discard(
     }
 }
 
-fn poll_chunk(reader: &mut TcpReader<'_>, cx: &mut TaskContext<'_>) -> Poll<io::Result<Bytes>> {
+fn poll_chunk(reader: &mut BackendReader<'_>, cx: &mut TaskContext<'_>) -> Poll<io::Result<Bytes>> {
     with_scratch(|buffer| {
         let read = ready!(reader.poll_read(cx, buffer))?;
         Poll::Ready(Ok(Bytes::copy_from_slice(&buffer[..read])))

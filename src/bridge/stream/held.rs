@@ -14,7 +14,7 @@ use super::{
     down::Down, let_go_of_send, refuse_bidi, session_ended, spawn,
 };
 use crate::{
-    backend::TcpConnection,
+    backend::BackendConnection,
     bridge::ledger::StreamBooks,
     reason::{Ending, StreamEnd},
     transport::{RecvStream, SendStream},
@@ -38,7 +38,7 @@ pub enum OpenedBy {
 /// session's. `None` comes in the stream's place if the session ends first.
 pub fn bridge_own<S: SendStream, R: RecvStream>(
     context: &Arc<Context>,
-    tcp: TcpConnection,
+    tcp: BackendConnection,
     by: OpenedBy,
     stream: impl Future<Output = Option<(S, R)>> + Send + 'static,
 ) {
@@ -63,7 +63,7 @@ pub fn bridge_own<S: SendStream, R: RecvStream>(
 /// Bridges a connection and a bidirectional stream that the gateway opens.
 pub fn push_bidi<S: SendStream, R: RecvStream>(
     context: &Arc<Context>,
-    tcp: TcpConnection,
+    tcp: BackendConnection,
     stream: impl Future<Output = Option<(S, R)>> + Send + 'static,
 ) {
     hold(context, {
@@ -80,7 +80,7 @@ pub fn push_bidi<S: SendStream, R: RecvStream>(
 /// Carries what a backend says into a unidirectional stream that the gateway opens.
 pub fn push_uni<S: SendStream>(
     context: &Arc<Context>,
-    tcp: TcpConnection,
+    tcp: BackendConnection,
     stream: impl Future<Output = Option<S>> + Send + 'static,
 ) {
     hold(context, {
@@ -100,9 +100,9 @@ fn hold(context: &Arc<Context>, task: impl Future<Output = ()> + Send + 'static)
 /// Waits for a session's one stream. If the connection breaks first, the session ends.
 async fn own_stream<S: SendStream, R: RecvStream>(
     context: &Context,
-    mut tcp: TcpConnection,
+    mut tcp: BackendConnection,
     stream: impl Future<Output = Option<(S, R)>>,
-) -> Option<(TcpConnection, S, R)> {
+) -> Option<(BackendConnection, S, R)> {
     let mut stream = pin!(stream.fuse());
     let came = {
         let (_, writer) = tcp.split();
@@ -134,9 +134,9 @@ async fn own_stream<S: SendStream, R: RecvStream>(
 /// tell.
 async fn pushed_stream<T>(
     context: &Context,
-    tcp: TcpConnection,
+    tcp: BackendConnection,
     stream: impl Future<Output = Option<T>>,
-) -> Option<(TcpConnection, T)> {
+) -> Option<(BackendConnection, T)> {
     let came = tokio::select! {
         biased;
         () = context.ended() => None,
@@ -152,7 +152,7 @@ async fn pushed_stream<T>(
 }
 
 /// Ends a connection whose stream never came: the client has said nothing that could be cut.
-async fn leave(context: &Context, tcp: TcpConnection) {
+async fn leave(context: &Context, tcp: BackendConnection) {
     context.ended().await;
     cut_backend(tcp, session_ended(context) == Cut(StreamEnd::SessionEnded));
 }
@@ -160,7 +160,7 @@ async fn leave(context: &Context, tcp: TcpConnection) {
 /// Bridges a session's one connection and its one stream, and ends the session with them.
 async fn own(
     context: Arc<Context>,
-    tcp: TcpConnection,
+    tcp: BackendConnection,
     mut send: impl SendStream,
     mut recv: impl RecvStream,
 ) -> StreamEnd {
@@ -207,7 +207,7 @@ fn session_end(why: StreamEnd) -> Option<Ending> {
 /// many servers take that for a client which has gone.
 async fn carry_down(
     context: Arc<Context>,
-    mut tcp: TcpConnection,
+    mut tcp: BackendConnection,
     mut send: impl SendStream,
 ) -> StreamEnd {
     let progress = Progress::new(None);

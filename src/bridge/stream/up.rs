@@ -18,7 +18,7 @@ use futures_util::FutureExt;
 
 use super::{Context, Cut, Progress, backend_broke};
 use crate::{
-    backend::TcpWriter,
+    backend::BackendWriter,
     bridge::ledger::{HalfBooks, Held},
     reason::StreamEnd,
     transport::{RecvError, RecvStream},
@@ -53,7 +53,7 @@ impl From<io::Error> for Failure {
 /// Carries the client's bytes to the backend, and their end with them.
 pub(super) async fn pump(
     recv: &mut impl RecvStream,
-    writer: TcpWriter<'_>,
+    writer: BackendWriter<'_>,
     context: &Context,
     books: &HalfBooks,
     progress: &Progress,
@@ -87,7 +87,7 @@ pub(super) async fn pump(
 /// Carries bytes until the client's FIN.
 async fn carry(
     recv: &mut impl RecvStream,
-    writer: &TcpWriter<'_>,
+    writer: &BackendWriter<'_>,
     context: &Context,
     books: &HalfBooks,
     progress: &Progress,
@@ -142,7 +142,7 @@ const BATCH: usize = 32;
 fn send_batch<'a>(
     first: Bytes,
     recv: &mut impl RecvStream,
-    writer: &TcpWriter<'_>,
+    writer: &BackendWriter<'_>,
     books: &'a HalfBooks,
     passed: &impl Fn(usize),
 ) -> Result<Batch<'a>, Failure> {
@@ -166,7 +166,7 @@ fn send_batch<'a>(
 /// next one is cut down to what is left of it.
 fn send_now(
     chunks: &mut [Bytes],
-    writer: &TcpWriter<'_>,
+    writer: &BackendWriter<'_>,
     passed: &impl Fn(usize),
 ) -> io::Result<usize> {
     let mut done = 0;

@@ -23,7 +23,7 @@ use crate::{config, metrics::GaugeGuard};
 /// A connection to a backend. Dropping it resets it: its socket lingers for no time, as `dial` has
 /// made it.
 #[derive(Debug)]
-pub struct TcpConnection {
+pub struct BackendConnection {
     stream: Stream,
     _open: GaugeGuard,
 }
@@ -36,7 +36,7 @@ pub(super) enum Stream {
     Unix(UnixStream),
 }
 
-impl TcpConnection {
+impl BackendConnection {
     pub(super) fn new(stream: Stream, open: GaugeGuard) -> Self {
         Self { stream, _open: open }
     }
@@ -55,7 +55,7 @@ impl TcpConnection {
     }
 
     /// The two directions, to be used by one task at a time.
-    pub fn split(&mut self) -> (TcpReader<'_>, TcpWriter<'_>) {
+    pub fn split(&mut self) -> (BackendReader<'_>, BackendWriter<'_>) {
         let (reader, writer) = match &mut self.stream {
             Stream::Tcp(stream) => {
                 let (reader, writer) = stream.split();
@@ -67,7 +67,7 @@ impl TcpConnection {
                 (ReadHalf::Unix(reader), WriteHalf::Unix(writer))
             }
         };
-        (TcpReader(reader), TcpWriter(writer))
+        (BackendReader(reader), BackendWriter(writer))
     }
 
     /// Ends the connection in the plain way: what was written is still delivered, unless the backend
@@ -88,7 +88,7 @@ impl TcpConnection {
 
 /// What comes from the backend.
 #[derive(Debug)]
-pub struct TcpReader<'a>(ReadHalf<'a>);
+pub struct BackendReader<'a>(ReadHalf<'a>);
 
 #[derive(Debug)]
 enum ReadHalf<'a> {
@@ -97,7 +97,7 @@ enum ReadHalf<'a> {
     Unix(unix::ReadHalf<'a>),
 }
 
-impl TcpReader<'_> {
+impl BackendReader<'_> {
     /// Reads into `buffer`; 0 is the end, and an end that TLS did not announce is an error. A read that
     /// does not fill the buffer counts as all there was: the next one waits for the kernel's word
     /// instead of asking.
@@ -118,7 +118,7 @@ impl TcpReader<'_> {
 
 /// What goes to the backend.
 #[derive(Debug)]
-pub struct TcpWriter<'a>(WriteHalf<'a>);
+pub struct BackendWriter<'a>(WriteHalf<'a>);
 
 #[derive(Debug)]
 enum WriteHalf<'a> {
@@ -127,7 +127,7 @@ enum WriteHalf<'a> {
     Unix(unix::WriteHalf<'a>),
 }
 
-impl TcpWriter<'_> {
+impl BackendWriter<'_> {
     /// Hands over as much as the kernel takes now. After `WouldBlock` the same bytes must come first the
     /// next time.
     ///
