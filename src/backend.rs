@@ -12,8 +12,8 @@
 //! configuration and names, up, not ejected, not drained.
 //!
 //! What always holds: all connections of a session go to one member; a [`BackendConnection`] that is
-//! dropped without [`BackendConnection::close`] resets, so that nothing that was cut looks whole; every
-//! finished attempt is counted under its result; and no change here touches a session that lives, but
+//! dropped without [`BackendConnection::close`] resets, so that nothing that was cut looks whole (but at a
+//! Unix socket, which has no reset); every finished attempt is counted under its result; and no change here touches a session that lives, but
 //! to tell it ([`Pin::leaving`]).
 
 mod balance;
