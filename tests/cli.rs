@@ -122,6 +122,28 @@ endpoints = [{ tcp = "127.0.0.1:0" }]
         }
         assert_eq!(said.len(), wanted.len(), "{stderr}");
     }
+
+    /// The system's roots, as `SSL_CERT_FILE` names them.
+    #[tokio::test]
+    async fn tls_to_a_backend_needs_the_systems_roots_unless_it_has_others() {
+        let dir = Dir::new("check-roots");
+        let made = tidegate::edge::self_signed(&["localhost".to_owned()]).unwrap();
+        let sound = dir.write("roots.pem", &made.certificate_pem);
+        let tls = "[backend.game.tls]\nserver_name = \"game.internal\"\n";
+        let file = dir.write("tls.toml", &(Setup::default().toml() + tls));
+
+        for (roots, code, said) in [
+            (sound, 0, "roots = \"system\""),
+            (dir.path("missing.pem"), 78, "backend.game.tls.roots: the system has no root"),
+            (dir.write("empty.pem", ""), 78, "backend.game.tls.roots: the system has no root"),
+        ] {
+            let mut command = command(&["check", "-c", &file]);
+            command.env("SSL_CERT_FILE", &roots).env_remove("SSL_CERT_DIR");
+            let Output { status, stdout, stderr } = soon(command.output()).await.unwrap();
+            let all = text(stdout) + &text(stderr);
+            assert!(status.code() == Some(code) && all.contains(said), "{roots}: {all}");
+        }
+    }
 }
 
 mod run {
