@@ -347,7 +347,8 @@ async fn a_server_that_speaks_first_on_a_unidirectional_stream_is_not_heard() {
     assert_eq!((&said[..], ended.is_ok()), (&b"one way"[..], true));
     drop(server);
     gateway.stream_ends("finished", 1.0).await;
-    gateway.metric_reaches("tidegate_stream_discarded_bytes_total", &[], 21.0).await;
+    let discarded = [("reason", "discarded")];
+    gateway.metric_reaches("tidegate_stream_lost_bytes_total", &discarded, 21.0).await;
     gateway.shut_down().await;
 }
 
