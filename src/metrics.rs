@@ -8,7 +8,9 @@
 //! Each [`Metrics`] has its own registry, so each test has its own numbers.
 
 mod dial;
+mod listener;
 mod pool;
+mod route;
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,19 +20,19 @@ use prometheus::{
     core::{Collector, GenericGaugeVec},
 };
 
-use self::{dial::DialFamilies, pool::PoolFamilies};
-pub use self::{dial::DialMetrics, pool::PoolMetrics};
-use crate::reason::{Ending, Loss, Refusal, StreamEnd};
+use self::{
+    dial::DialFamilies, listener::ListenerFamilies, pool::PoolFamilies, route::RouteFamilies,
+};
+pub use self::{
+    dial::DialMetrics,
+    listener::ListenerMetrics,
+    pool::PoolMetrics,
+    route::{DIALECTS, DirectionMetrics, RouteMetrics},
+};
+use crate::reason::{Loss, Refusal};
 
 /// The `route` label of requests that matched no route.
 pub const NO_ROUTE: &str = "_none";
-
-/// Words of the `direction` label.
-const UP: &str = "client_to_backend";
-const DOWN: &str = "backend_to_client";
-
-/// Generations of WebTransport that a session may speak: the `dialect` label.
-pub const DIALECTS: &[&str] = &["draft02", "draft07", "draft13", "draft15"];
 
 /// What becomes of a reload: the `result` label.
 const RELOADS: [&str; 2] = ["reloaded", "failed"];
@@ -49,40 +51,12 @@ struct Families {
     start_time: IntGauge,
     draining: IntGauge,
 
-    connections: IntGaugeVec,
-    connections_total: IntCounterVec,
-    handshake_seconds: HistogramVec,
-    retries: IntCounterVec,
-    incoming_refused: IntCounterVec,
-    socket_drops: IntCounterVec,
-    socket_buffer: IntGaugeVec,
-    gso_segments: IntGaugeVec,
     certificate_expiry: IntGaugeVec,
     certificate_reloads: IntCounterVec,
     client_addresses: IntGauge,
 
-    sessions: IntGaugeVec,
-    sessions_total: IntCounterVec,
-    session_rejects: IntCounterVec,
-    session_ends: IntCounterVec,
-    session_seconds: HistogramVec,
-    session_setup_seconds: HistogramVec,
-
-    streams: IntGaugeVec,
-    streams_total: IntCounterVec,
-    streams_slowed: IntCounterVec,
-    stream_ends: IntCounterVec,
-    stream_bytes: IntCounterVec,
-    stream_lost: IntCounterVec,
-
-    datagrams: IntCounterVec,
-    datagram_bytes: IntCounterVec,
-    datagram_drops: IntCounterVec,
-    datagram_queue_seconds: HistogramVec,
-    datagram_streams: IntCounterVec,
-
-    imbalance_bytes: IntCounterVec,
-    imbalance_datagrams: IntCounterVec,
+    listener: ListenerFamilies,
+    route: RouteFamilies,
 
     backend_connections: IntGaugeVec,
     backend_connects: IntCounterVec,
@@ -122,25 +96,7 @@ impl Metrics {
 
     /// The numbers of one listener.
     pub fn listener(&self, name: &str) -> ListenerMetrics {
-        let f = &self.families;
-        let connections = |result| f.connections_total.with_label_values(&[name, result]);
-        let refused = |reason| f.incoming_refused.with_label_values(&[name, reason]);
-        ListenerMetrics {
-            connections: f.connections.with_label_values(&[name]),
-            established: connections("established"),
-            handshake_failed: connections("handshake_failed"),
-            handshake_timeout: connections("handshake_timeout"),
-            handshake_seconds: f.handshake_seconds.with_label_values(&[name]),
-            retries: f.retries.with_label_values(&[name]),
-            refused_connections: refused("too_many_connections"),
-            refused_handshakes: refused("too_many_handshakes"),
-            refused_client_connections: refused("client_connections"),
-            refused_draining: refused("draining"),
-            socket_drops: f.socket_drops.with_label_values(&[name]),
-            receive_buffer: f.socket_buffer.with_label_values(&[name, "receive"]),
-            send_buffer: f.socket_buffer.with_label_values(&[name, "send"]),
-            gso_segments: f.gso_segments.with_label_values(&[name]),
-        }
+        self.families.listener.resolve(name)
     }
 
     /// The numbers of the limits for each client address.
@@ -169,62 +125,22 @@ impl Metrics {
 
     /// The numbers of one route.
     pub fn route(&self, name: &str) -> RouteMetrics {
-        let f = &self.families;
-        RouteMetrics {
-            sessions: f.sessions.with_label_values(&[name]),
-            sessions_total: DIALECTS
-                .iter()
-                .map(|d| (*d, f.sessions_total.with_label_values(&[name, *d])))
-                .collect(),
-            rejects: Reasons::new(Refusal::ALL, |r| {
-                f.session_rejects.with_label_values(&[name, r.word()])
-            }),
-            ends: Reasons::new(Ending::ALL, |r| {
-                f.session_ends.with_label_values(&[name, r.word()])
-            }),
-            seconds: f.session_seconds.with_label_values(&[name]),
-            setup_seconds: f.session_setup_seconds.with_label_values(&[name]),
-            streams: f.streams.with_label_values(&[name]),
-            bidi_streams: f.streams_total.with_label_values(&[name, "bidi"]),
-            uni_streams: f.streams_total.with_label_values(&[name, "uni"]),
-            gateway_bidi_streams: f.streams_total.with_label_values(&[name, "gateway_bidi"]),
-            gateway_uni_streams: f.streams_total.with_label_values(&[name, "gateway_uni"]),
-            slowed_streams: f.streams_slowed.with_label_values(&[name]),
-            stream_ends: Reasons::new(StreamEnd::ALL, |r| {
-                f.stream_ends.with_label_values(&[name, r.word()])
-            }),
-            discarded_bytes: f.stream_lost.with_label_values(&[name, DOWN, "discarded"]),
-            datagram_queue_seconds: f.datagram_queue_seconds.with_label_values(&[name]),
-            datagram_streams: f.datagram_streams.with_label_values(&[name]),
-            imbalance_bytes: f.imbalance_bytes.with_label_values(&[name]),
-            imbalance_datagrams: f.imbalance_datagrams.with_label_values(&[name]),
-            up: f.direction(name, UP),
-            down: f.direction(name, DOWN),
-        }
+        self.families.route.resolve(name)
     }
 
     /// Sessions open now, on all routes together.
     pub fn open_sessions(&self) -> u64 {
-        let families = self.families.sessions.collect();
-        let per_route =
-            families.iter().flat_map(|f| f.get_metric()).map(|m| m.get_gauge().get_value());
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a sum of counts, held as a float by the library alone"
-        )]
-        let sum = per_route.sum::<f64>() as u64;
-        sum
+        self.families.route.open_sessions()
     }
 
     /// Counts a request that matched no route.
     pub fn refused_without_route(&self, why: Refusal) {
-        self.families.session_rejects.with_label_values(&[NO_ROUTE, why.word()]).inc();
+        self.families.route.refused(NO_ROUTE, why);
     }
 
     /// Datagrams from clients that were lost before any route was known.
     pub fn unrouted_losses(&self) -> Reasons<Loss> {
-        self.families.direction(NO_ROUTE, UP).lost
+        self.families.route.losses_up(NO_ROUTE)
     }
 
     /// The numbers of one endpoint of a backend.
@@ -283,49 +199,6 @@ impl<R: Copy + Eq + 'static> Reasons<R> {
     }
 }
 
-/// One listener's numbers.
-#[derive(Clone, Debug)]
-pub struct ListenerMetrics {
-    connections: IntGauge,
-    /// Handshakes that succeeded.
-    pub established: IntCounter,
-    /// Handshakes that failed.
-    pub handshake_failed: IntCounter,
-    /// Handshakes that took too long.
-    pub handshake_timeout: IntCounter,
-    handshake_seconds: Histogram,
-    /// Retry packets sent.
-    pub retries: IntCounter,
-    /// Connection attempts refused at the limit of connections.
-    pub refused_connections: IntCounter,
-    /// Connection attempts refused at the limit of handshakes.
-    pub refused_handshakes: IntCounter,
-    /// Connection attempts refused because the client's address has as many as it may.
-    pub refused_client_connections: IntCounter,
-    /// Connection attempts refused because the process drains.
-    pub refused_draining: IntCounter,
-    /// Packets that the kernel dropped because a socket's buffer was full.
-    pub socket_drops: IntCounter,
-    /// Kernel receive buffer granted to each socket, in bytes.
-    pub receive_buffer: IntGauge,
-    /// Kernel send buffer granted to each socket, in bytes.
-    pub send_buffer: IntGauge,
-    /// Packets that one system call may send (UDP GSO); 1: it is off, and bulk costs 2.5 times.
-    pub gso_segments: IntGauge,
-}
-
-impl ListenerMetrics {
-    /// Counts a connection as open for as long as the guard lives.
-    pub fn connection_opened(&self) -> GaugeGuard {
-        GaugeGuard::new(&self.connections)
-    }
-
-    /// Notes how long a handshake took.
-    pub fn handshake_took(&self, time: Duration) {
-        self.handshake_seconds.observe(time.as_secs_f64());
-    }
-}
-
 /// The numbers of the limits for each client address.
 #[derive(Clone, Debug)]
 pub struct ClientMetrics {
@@ -338,95 +211,6 @@ impl ClientMetrics {
         let number = |addresses| i64::try_from(addresses).unwrap_or(i64::MAX);
         self.addresses.add(number(after) - number(before));
     }
-}
-
-/// One route's numbers.
-#[derive(Clone, Debug)]
-pub struct RouteMetrics {
-    sessions: IntGauge,
-    sessions_total: Vec<(&'static str, IntCounter)>,
-    /// Session requests refused.
-    pub rejects: Reasons<Refusal>,
-    /// Sessions ended.
-    pub ends: Reasons<Ending>,
-    seconds: Histogram,
-    setup_seconds: Histogram,
-    streams: IntGauge,
-    /// Bidirectional streams of the client's that were bridged.
-    pub bidi_streams: IntCounter,
-    /// Unidirectional streams of the client's that were bridged.
-    pub uni_streams: IntCounter,
-    /// Bidirectional streams that the gateway opened.
-    pub gateway_bidi_streams: IntCounter,
-    /// Unidirectional streams that the gateway opened.
-    pub gateway_uni_streams: IntCounter,
-    /// Streams that had to wait because the client opened them too fast.
-    pub slowed_streams: IntCounter,
-    /// Streams ended.
-    pub stream_ends: Reasons<StreamEnd>,
-    /// Bytes that backends answered on the connections of unidirectional streams, lost on purpose.
-    pub discarded_bytes: IntCounter,
-    datagram_queue_seconds: Histogram,
-    /// Datagrams passed to the client on streams of their own.
-    pub datagram_streams: IntCounter,
-    /// Bytes that the books of ended sessions do not account for: a fault in the gateway.
-    pub imbalance_bytes: IntCounter,
-    /// The same for datagrams.
-    pub imbalance_datagrams: IntCounter,
-    /// From the client to the backend.
-    pub up: DirectionMetrics,
-    /// From the backend to the client.
-    pub down: DirectionMetrics,
-}
-
-impl RouteMetrics {
-    /// Counts a session as active for as long as the guard lives.
-    pub fn session_opened(&self, dialect: &str) -> GaugeGuard {
-        if let Some((_, counter)) = self.sessions_total.iter().find(|(d, _)| *d == dialect) {
-            counter.inc();
-        }
-        GaugeGuard::new(&self.sessions)
-    }
-
-    /// Sessions open now.
-    pub fn open_sessions(&self) -> u64 {
-        u64::try_from(self.sessions.get()).unwrap_or(0)
-    }
-
-    /// Counts a stream as open for as long as the guard lives.
-    pub fn stream_opened(&self) -> GaugeGuard {
-        GaugeGuard::new(&self.streams)
-    }
-
-    /// Notes how long a datagram has waited in a session's queue until it was sent or lost.
-    pub fn datagram_waited(&self, time: Duration) {
-        self.datagram_queue_seconds.observe(time.as_secs_f64());
-    }
-
-    /// Notes how long an ended session lived.
-    pub fn session_lived(&self, time: Duration) {
-        self.seconds.observe(time.as_secs_f64());
-    }
-
-    /// Notes how long a request took to become a session.
-    pub fn session_setup_took(&self, time: Duration) {
-        self.setup_seconds.observe(time.as_secs_f64());
-    }
-}
-
-/// One direction of a route.
-#[derive(Clone, Debug)]
-pub struct DirectionMetrics {
-    /// Stream bytes passed on.
-    pub stream_bytes: IntCounter,
-    /// Stream bytes that were taken and never passed on.
-    pub lost_bytes: Reasons<StreamEnd>,
-    /// Datagrams passed on.
-    pub datagrams: IntCounter,
-    /// Payload bytes of the datagrams passed on.
-    pub datagram_bytes: IntCounter,
-    /// Datagrams lost.
-    pub lost: Reasons<Loss>,
 }
 
 /// One backend endpoint's numbers.
@@ -481,7 +265,6 @@ impl Drop for GaugeGuard {
 }
 
 impl Families {
-    #[expect(clippy::too_many_lines, reason = "the list of all metrics, one line each")]
     fn register(registry: &Registry) -> Self {
         let r = registry;
         Self {
@@ -494,45 +277,6 @@ impl Families {
             start_time: gauge(r, "start_time_seconds", "When the process started, Unix time."),
             draining: gauge(r, "draining", "1 while the process drains."),
 
-            connections: gauges(r, "quic_connections", "QUIC connections open.", &["listener"]),
-            connections_total: counters(
-                r,
-                "quic_connections_total",
-                "QUIC connection attempts that were let in, by what became of the handshake.",
-                &["listener", "result"],
-            ),
-            handshake_seconds: histograms(
-                r,
-                "quic_handshake_duration_seconds",
-                "Time of successful QUIC handshakes.",
-                &["listener"],
-                &SHORT_SECONDS,
-            ),
-            retries: counters(r, "quic_retry_sent_total", "Retry packets sent.", &["listener"]),
-            incoming_refused: counters(
-                r,
-                "quic_incoming_refused_total",
-                "QUIC connection attempts refused.",
-                &["listener", "reason"],
-            ),
-            socket_drops: counters(
-                r,
-                "udp_socket_drops_total",
-                "Packets the kernel dropped because a UDP socket's buffer was full.",
-                &["listener"],
-            ),
-            socket_buffer: gauges(
-                r,
-                "udp_socket_buffer_bytes",
-                "Kernel buffer granted to each UDP socket.",
-                &["listener", "kind"],
-            ),
-            gso_segments: gauges(
-                r,
-                "udp_gso_segments",
-                "Packets that one send may carry (UDP GSO); 1 when it is off.",
-                &["listener"],
-            ),
             certificate_expiry: gauges(
                 r,
                 "tls_certificate_expiry_timestamp_seconds",
@@ -551,111 +295,8 @@ impl Families {
                 "Client addresses that the limits per client remember.",
             ),
 
-            sessions: gauges(r, "sessions", "Sessions open.", &["route"]),
-            sessions_total: counters(
-                r,
-                "sessions_total",
-                "Sessions accepted, by the generation of WebTransport they speak.",
-                &["route", "dialect"],
-            ),
-            session_rejects: counters(
-                r,
-                "session_rejects_total",
-                "Session requests refused.",
-                &["route", "reason"],
-            ),
-            session_ends: counters(
-                r,
-                "session_ends_total",
-                "Sessions ended.",
-                &["route", "reason"],
-            ),
-            session_seconds: histograms(
-                r,
-                "session_duration_seconds",
-                "How long sessions lived.",
-                &["route"],
-                &LONG_SECONDS,
-            ),
-            session_setup_seconds: histograms(
-                r,
-                "session_setup_seconds",
-                "Time from a complete request to its acceptance.",
-                &["route"],
-                &SHORT_SECONDS,
-            ),
-
-            streams: gauges(r, "streams", "Streams open.", &["route"]),
-            streams_total: counters(
-                r,
-                "streams_total",
-                "Streams opened, by kind; those with gateway_ by the gateway.",
-                &["route", "kind"],
-            ),
-            streams_slowed: counters(
-                r,
-                "streams_slowed_total",
-                "Client streams that waited because of the route's stream rate.",
-                &["route"],
-            ),
-            stream_ends: counters(r, "stream_ends_total", "Streams ended.", &["route", "reason"]),
-            stream_bytes: counters(
-                r,
-                "stream_bytes_total",
-                "Stream bytes passed on.",
-                &["route", "direction"],
-            ),
-            stream_lost: counters(
-                r,
-                "stream_lost_bytes_total",
-                "Stream bytes read and not passed on, by why the stream ended; or discarded: a backend's answer on a unidirectional stream.",
-                &["route", "direction", "reason"],
-            ),
-
-            datagrams: counters(
-                r,
-                "datagrams_total",
-                "Datagrams passed on.",
-                &["route", "direction"],
-            ),
-            datagram_bytes: counters(
-                r,
-                "datagram_bytes_total",
-                "Payload bytes of the datagrams passed on.",
-                &["route", "direction"],
-            ),
-            datagram_drops: counters(
-                r,
-                "datagram_drops_total",
-                "Datagrams lost.",
-                &["route", "direction", "reason"],
-            ),
-            datagram_queue_seconds: histograms(
-                r,
-                "datagram_queue_seconds",
-                "How long datagrams that had to wait for the client waited, until sent or lost.",
-                &["route"],
-                &QUEUE_SECONDS,
-            ),
-            datagram_streams: counters(
-                r,
-                "datagram_streams_total",
-                "Datagrams too large for the client's path that were passed on by streams.",
-                &["route"],
-            ),
-
-            imbalance_bytes: counters(
-                r,
-                "ledger_imbalance_bytes",
-                "Bytes that are neither passed on nor counted as lost: a fault in the gateway.",
-                &["route"],
-            ),
-            imbalance_datagrams: counters(
-                r,
-                "ledger_imbalance_datagrams",
-                "Datagrams that are neither passed on nor counted as lost: a fault in the gateway.",
-                &["route"],
-            ),
+            listener: ListenerFamilies::register(r),
+            route: RouteFamilies::register(r),
 
             backend_connections: gauges(
                 r,
@@ -680,35 +321,12 @@ impl Families {
             pool: PoolFamilies::register(r),
         }
     }
-
-    fn direction(&self, route: &str, direction: &str) -> DirectionMetrics {
-        DirectionMetrics {
-            stream_bytes: self.stream_bytes.with_label_values(&[route, direction]),
-            lost_bytes: Reasons::new(StreamEnd::ALL, |r| {
-                self.stream_lost.with_label_values(&[route, direction, r.word()])
-            }),
-            datagrams: self.datagrams.with_label_values(&[route, direction]),
-            datagram_bytes: self.datagram_bytes.with_label_values(&[route, direction]),
-            lost: Reasons::new(Loss::ALL, |r| {
-                self.datagram_drops.with_label_values(&[route, direction, r.word()])
-            }),
-        }
-    }
 }
 
 /// 1 ms to about 16 s, doubling: handshakes, connects, session setup.
 const SHORT_SECONDS: [f64; 15] = [
     0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096,
     8.192, 16.384,
-];
-
-/// 1 s to a day and a bit, times four: how long sessions live.
-const LONG_SECONDS: [f64; 9] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0];
-
-/// 100 us to 10 s: how long datagrams wait.
-const QUEUE_SECONDS: [f64; 16] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    5.0, 10.0,
 ];
 
 fn opts(name: &str, help: &str) -> Opts {

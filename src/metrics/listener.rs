@@ -1,0 +1,134 @@
+//! Listeners: QUIC connections, handshakes, and the UDP sockets under them.
+
+use std::time::Duration;
+
+use prometheus::{
+    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+};
+
+use super::{GaugeGuard, SHORT_SECONDS, counters, gauges, histograms};
+
+/// The families of all listeners.
+#[derive(Debug)]
+pub(super) struct ListenerFamilies {
+    connections: IntGaugeVec,
+    connections_total: IntCounterVec,
+    handshake_seconds: HistogramVec,
+    retries: IntCounterVec,
+    incoming_refused: IntCounterVec,
+    socket_drops: IntCounterVec,
+    socket_buffer: IntGaugeVec,
+    gso_segments: IntGaugeVec,
+}
+
+impl ListenerFamilies {
+    pub(super) fn register(registry: &Registry) -> Self {
+        let r = registry;
+        Self {
+            connections: gauges(r, "quic_connections", "QUIC connections open.", &["listener"]),
+            connections_total: counters(
+                r,
+                "quic_connections_total",
+                "QUIC connection attempts that were let in, by what became of the handshake.",
+                &["listener", "result"],
+            ),
+            handshake_seconds: histograms(
+                r,
+                "quic_handshake_duration_seconds",
+                "Time of successful QUIC handshakes.",
+                &["listener"],
+                &SHORT_SECONDS,
+            ),
+            retries: counters(r, "quic_retry_sent_total", "Retry packets sent.", &["listener"]),
+            incoming_refused: counters(
+                r,
+                "quic_incoming_refused_total",
+                "QUIC connection attempts refused.",
+                &["listener", "reason"],
+            ),
+            socket_drops: counters(
+                r,
+                "udp_socket_drops_total",
+                "Packets the kernel dropped because a UDP socket's buffer was full.",
+                &["listener"],
+            ),
+            socket_buffer: gauges(
+                r,
+                "udp_socket_buffer_bytes",
+                "Kernel buffer granted to each UDP socket.",
+                &["listener", "kind"],
+            ),
+            gso_segments: gauges(
+                r,
+                "udp_gso_segments",
+                "Packets that one send may carry (UDP GSO); 1 when it is off.",
+                &["listener"],
+            ),
+        }
+    }
+
+    /// The numbers of one listener.
+    pub(super) fn resolve(&self, name: &str) -> ListenerMetrics {
+        let connections = |result| self.connections_total.with_label_values(&[name, result]);
+        let refused = |reason| self.incoming_refused.with_label_values(&[name, reason]);
+        ListenerMetrics {
+            connections: self.connections.with_label_values(&[name]),
+            established: connections("established"),
+            handshake_failed: connections("handshake_failed"),
+            handshake_timeout: connections("handshake_timeout"),
+            handshake_seconds: self.handshake_seconds.with_label_values(&[name]),
+            retries: self.retries.with_label_values(&[name]),
+            refused_connections: refused("too_many_connections"),
+            refused_handshakes: refused("too_many_handshakes"),
+            refused_client_connections: refused("client_connections"),
+            refused_draining: refused("draining"),
+            socket_drops: self.socket_drops.with_label_values(&[name]),
+            receive_buffer: self.socket_buffer.with_label_values(&[name, "receive"]),
+            send_buffer: self.socket_buffer.with_label_values(&[name, "send"]),
+            gso_segments: self.gso_segments.with_label_values(&[name]),
+        }
+    }
+}
+
+/// One listener's numbers.
+#[derive(Clone, Debug)]
+pub struct ListenerMetrics {
+    connections: IntGauge,
+    /// Handshakes that succeeded.
+    pub established: IntCounter,
+    /// Handshakes that failed.
+    pub handshake_failed: IntCounter,
+    /// Handshakes that took too long.
+    pub handshake_timeout: IntCounter,
+    handshake_seconds: Histogram,
+    /// Retry packets sent.
+    pub retries: IntCounter,
+    /// Connection attempts refused at the limit of connections.
+    pub refused_connections: IntCounter,
+    /// Connection attempts refused at the limit of handshakes.
+    pub refused_handshakes: IntCounter,
+    /// Connection attempts refused because the client's address has as many as it may.
+    pub refused_client_connections: IntCounter,
+    /// Connection attempts refused because the process drains.
+    pub refused_draining: IntCounter,
+    /// Packets that the kernel dropped because a socket's buffer was full.
+    pub socket_drops: IntCounter,
+    /// Kernel receive buffer granted to each socket, in bytes.
+    pub receive_buffer: IntGauge,
+    /// Kernel send buffer granted to each socket, in bytes.
+    pub send_buffer: IntGauge,
+    /// Packets that one system call may send (UDP GSO); 1: it is off, and bulk costs 2.5 times.
+    pub gso_segments: IntGauge,
+}
+
+impl ListenerMetrics {
+    /// Counts a connection as open for as long as the guard lives.
+    pub fn connection_opened(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.connections)
+    }
+
+    /// Notes how long a handshake took.
+    pub fn handshake_took(&self, time: Duration) {
+        self.handshake_seconds.observe(time.as_secs_f64());
+    }
+}
