@@ -10,11 +10,13 @@
 //! raw shape. Defaults live beside the settings they belong to; `config/tidegate.toml` shows each
 //! key with its default and its reason, and a test holds that file to this code.
 
+mod backend;
 mod datagram;
 mod effective;
 mod host;
 mod host_pattern;
 mod introduction;
+mod listener;
 mod load;
 mod origin;
 mod path;
@@ -24,31 +26,31 @@ mod problems;
 mod rate;
 mod raw;
 mod read;
+mod route;
 mod tls;
 mod units;
 
 use std::{
-    collections::BTreeMap,
-    fmt,
-    net::{IpAddr, SocketAddr},
-    num::NonZeroU32,
-    path::PathBuf,
-    sync::Arc,
-    thread,
-    time::Duration,
+    collections::BTreeMap, fmt, net::SocketAddr, num::NonZeroU32, sync::Arc, thread, time::Duration,
 };
 
 pub use self::{
+    backend::{Backend, Dial, Endpoint, Keepalive, ProxyProtocol, Roots},
     datagram::{DatagramKey, Oversize},
     host::{HostPort, is_certificate_name},
     host_pattern::{HostPattern, HostPatternError, request_host},
     introduction::{Introduction, ProxyTlv, UdpProxy},
+    listener::{
+        CertificateFiles, CertificateSource, Congestion, Listener, RetryPolicy, Transport,
+        WebTransportProfile,
+    },
     origin::{Origin, OriginError, Origins},
     path::{PathError, RoutePath, Segment, path_segments},
     pool::{Balance, Check, Ejection, HashOn, Health, Payload, Statuses},
     preamble::{Field, Piece, Preamble},
     problems::{Problem, Problems},
     rate::Rate,
+    route::{DatagramsMode, Opens, PushMode, Route, StreamsMode, UdpOpen, UniMode},
     tls::BackendTls,
     units::{ByteSize, Limit},
 };
@@ -165,134 +167,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// One QUIC listener: addresses, certificates, and what its connections may do.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Listener {
-    /// Name, for logs and metrics. Default: its index.
-    pub name: String,
-    /// UDP addresses; at least one. Port 0 takes a free one.
-    pub quic: Vec<SocketAddr>,
-    /// Where the certificate comes from.
-    pub certificate: CertificateSource,
-    /// When a client must prove its address before the handshake. Default `auto`.
-    pub retry: RetryPolicy,
-    /// QUIC's own settings.
-    pub transport: Transport,
-}
-
-/// Where a listener's certificate comes from.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum CertificateSource {
-    /// PEM files: chain with the leaf first, and its key. The first is the default; the others are
-    /// chosen by server name.
-    Files(Vec<CertificateFiles>),
-    /// Made at start for these names and addresses: ECDSA P-256, 13 days, for browsers that are given
-    /// its hash.
-    SelfSigned(Vec<String>),
-}
-
-/// A certificate chain and its key, as PEM files.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct CertificateFiles {
-    /// Leaf first.
-    pub chain: PathBuf,
-    /// PKCS#8, SEC1 or PKCS#1.
-    pub key: PathBuf,
-}
-
-/// When a client must prove its address by a Retry packet (RFC 9000 section 8.1.2).
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum RetryPolicy {
-    /// Once handshakes pile up (`limits.retry_above_handshakes`).
-    #[default]
-    Auto,
-    /// Always: one round trip more for each new connection.
-    Always,
-    /// Never.
-    Never,
-}
-
-/// QUIC's settings for the connections of a listener.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Transport {
-    /// Silence after which a connection is given up. Default 45 s.
-    pub idle_timeout: Duration,
-    /// How often the gateway asks a silent client for a sign of life. Default 15 s, which is below
-    /// the 30 s after which many address translators forget a flow.
-    pub ping_interval: Duration,
-    /// Bytes in flight per stream towards the gateway. Default 1 MiB.
-    pub stream_window: ByteSize,
-    /// Bytes in flight per connection towards the gateway. Default 16 MiB.
-    pub connection_window: ByteSize,
-    /// Bytes that the gateway keeps for a client that does not acknowledge. Default 8 MiB.
-    pub send_window: ByteSize,
-    /// Bidirectional streams that a client may have open on a connection at first; raised as a session
-    /// uses them. Default 128. Below 101 a browser that opens a hundred fails at once.
-    pub initial_bidi_streams: u32,
-    /// Unidirectional streams that a client may have open on a connection. Default 16.
-    pub initial_uni_streams: u32,
-    /// Bytes of datagrams waiting for the network, per connection. Default 64 KiB.
-    pub datagram_send_buffer: ByteSize,
-    /// Bytes of datagrams received and not yet passed on, per connection. Default 256 KiB.
-    pub datagram_receive_buffer: ByteSize,
-    /// UDP payload of the first packets. Default 1200, at least 1200.
-    pub initial_mtu: u16,
-    /// Largest UDP payload that is tried. Default 1452.
-    pub max_mtu: u16,
-    /// How fast to send. Default CUBIC.
-    pub congestion: Congestion,
-    /// What clients are told of WebTransport. Default `full`.
-    pub webtransport_profile: WebTransportProfile,
-    /// Kernel receive buffer asked for, per socket. Default 7 MiB.
-    pub receive_buffer: ByteSize,
-    /// Kernel send buffer asked for, per socket. Default 7 MiB.
-    pub send_buffer: ByteSize,
-}
-
-impl Default for Transport {
-    fn default() -> Self {
-        Self {
-            idle_timeout: Duration::from_secs(45),
-            ping_interval: Duration::from_secs(15),
-            stream_window: ByteSize::mib(1),
-            connection_window: ByteSize::mib(16),
-            send_window: ByteSize::mib(8),
-            initial_bidi_streams: 128,
-            initial_uni_streams: 16,
-            datagram_send_buffer: ByteSize::kib(64),
-            datagram_receive_buffer: ByteSize::kib(256),
-            initial_mtu: 1200,
-            max_mtu: 1452,
-            congestion: Congestion::default(),
-            webtransport_profile: WebTransportProfile::default(),
-            receive_buffer: ByteSize::mib(7),
-            send_buffer: ByteSize::mib(7),
-        }
-    }
-}
-
-/// Congestion control algorithms.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Congestion {
-    /// RFC 9438.
-    #[default]
-    Cubic,
-    /// RFC 9002 section 7.
-    NewReno,
-    /// quinn's experimental BBR.
-    Bbr,
-}
-
-/// What the clients of a listener are told of WebTransport.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum WebTransportProfile {
-    /// Many sessions on a connection, with session flow control.
-    #[default]
-    Full,
-    /// One session on a connection and no session flow control: for a client that stumbles over it.
-    Minimal,
-}
-
 /// The admin listener.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Admin {
@@ -399,275 +273,5 @@ pub struct Drain {
 impl Default for Drain {
     fn default() -> Self {
         Self { delay: Duration::from_secs(5), grace: Duration::from_secs(300) }
-    }
-}
-
-/// One route: a path, who may use it, and where it goes.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Route {
-    /// Name, for logs and metrics. Default: the path, behind the first of its hosts if it has any.
-    pub name: String,
-    /// Which hosts it is for. Default none, which means every host.
-    pub hosts: Vec<HostPattern>,
-    /// Which paths it takes.
-    pub path: RoutePath,
-    /// Which origins may use it.
-    pub origins: Origins,
-    /// Whether requests without an origin may use it: native clients send none. Default false when
-    /// origins are listed, true with `origins = "any"`.
-    pub allow_missing_origin: bool,
-    /// Application protocols that sessions may agree on (`WT-Available-Protocols`). Default none.
-    pub protocols: Vec<String>,
-    /// Whether a client that offers none of them is refused. Default false.
-    pub require_protocol: bool,
-    /// Where it goes.
-    pub backend: Arc<Backend>,
-    /// What becomes of bidirectional streams. Default `per-stream`.
-    pub streams: StreamsMode,
-    /// What becomes of unidirectional streams. Default `backend`, and `refuse` with one connection per
-    /// session.
-    pub uni: UniMode,
-    /// What becomes of datagrams. Default `udp` if every endpoint of the backend has a UDP address.
-    pub datagrams: DatagramsMode,
-    /// When the UDP socket is opened. Default: with the first datagram.
-    pub udp_open: UdpOpen,
-    /// Sessions on this route. Default 10,000.
-    pub max_sessions: Limit,
-    /// Bidirectional streams open at once in a session. Default 256.
-    pub max_streams_per_session: Limit,
-    /// Streams that a session may open, of both kinds together. Above it they wait. Default 1,000 a
-    /// second.
-    pub stream_rate: Rate,
-    /// How long a stream may stand still once one direction has finished. Default unlimited.
-    pub half_close_timeout: Option<Duration>,
-    /// Bytes of datagrams that wait for the client, per session; the oldest is lost first. Default
-    /// 64 KiB.
-    pub datagram_queue: ByteSize,
-    /// Age at which a waiting datagram is lost. Default 100 ms.
-    pub datagram_ttl: Duration,
-    /// Who opens the stream of a session that has one connection. Default `client`.
-    pub opens: Opens,
-    /// What the gateway opens at the session's start beside all that. Default `off`.
-    pub push: PushMode,
-    /// Of waiting datagrams with the same key, only the newest is kept. Default: none has a key.
-    pub datagram_key: Option<DatagramKey>,
-    /// What becomes of a datagram larger than the client's path allows. Default `drop`.
-    pub oversize: Oversize,
-    /// Bytes of such datagrams that may be on their way, per session. Default 256 KiB.
-    pub oversize_queue: ByteSize,
-    /// Streams that carry such datagrams at once, per session. Default 16.
-    pub oversize_streams: u32,
-}
-
-/// Defaults of settings whose type does not tell.
-impl Route {
-    const MAX_SESSIONS: Limit = Limit::AtMost(10_000);
-    const MAX_STREAMS_PER_SESSION: Limit = Limit::AtMost(256);
-    const STREAM_RATE: Rate = Rate::per_second(1_000);
-    const HALF_CLOSE_TIMEOUT: Option<Duration> = None;
-    const DATAGRAM_QUEUE: ByteSize = ByteSize::kib(64);
-    const DATAGRAM_TTL: Duration = Duration::from_millis(100);
-    const OVERSIZE_QUEUE: ByteSize = ByteSize::kib(256);
-    const OVERSIZE_STREAMS: u32 = 16;
-}
-
-/// What becomes of a session's bidirectional streams.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum StreamsMode {
-    /// Each is one TCP connection.
-    #[default]
-    PerStream,
-    /// The session has one TCP connection, made before the session is accepted; its first stream gets it.
-    PerSession,
-    /// They are refused.
-    Refuse,
-}
-
-/// Who opens the stream of a session with one TCP connection.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Opens {
-    /// The client: its first bidirectional stream.
-    #[default]
-    Client,
-    /// The gateway, at the session's start.
-    Gateway,
-}
-
-/// The stream that the gateway opens at a session's start, with a TCP connection of its own.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum PushMode {
-    /// None.
-    #[default]
-    Off,
-    /// From the backend to the client alone.
-    Uni,
-    /// Both ways.
-    Bidi,
-}
-
-/// What becomes of a session's unidirectional streams.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum UniMode {
-    /// Each is one TCP connection that is only written to.
-    #[default]
-    Backend,
-    /// They are refused.
-    Refuse,
-}
-
-/// What becomes of a session's datagrams.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum DatagramsMode {
-    /// Carried on one connected UDP socket per session.
-    Udp,
-    /// Lost, and counted.
-    Drop,
-}
-
-/// When a session's UDP socket is opened.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum UdpOpen {
-    /// With the client's first datagram.
-    #[default]
-    Datagram,
-    /// With the session, so that a backend which knows of the session can speak first.
-    Session,
-}
-
-/// One backend: endpoints of one service.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Backend {
-    /// Name, for logs and metrics.
-    pub name: String,
-    /// How sessions are spread over the endpoints. Default `round-robin`.
-    pub balance: Balance,
-    /// What a session is told apart by where `balance` is `hash`. Default: the client's address.
-    pub hash_on: HashOn,
-    /// Active health checks. Default: none.
-    pub health: Health,
-    /// When an endpoint that fails in use is left out.
-    pub ejection: Ejection,
-    /// Whether the backend is told the client's address at the start of each connection, before TLS, and in
-    /// which version of the PROXY protocol. Default `off`: a backend that does not expect it would
-    /// take it for data.
-    pub proxy_protocol: ProxyProtocol,
-    /// What else it is told of the client, on TCP and on UDP.
-    pub introduction: Introduction,
-    /// Where it listens; at least one.
-    pub endpoints: Vec<Endpoint>,
-    /// Time for a connection to be made, to any of the endpoint's addresses and with TLS where it is
-    /// spoken. Default 3 s.
-    pub connect_timeout: Duration,
-    /// TCP keepalive: first probe, interval, probes. Default 30 s, 10 s, 3.
-    pub keepalive: Keepalive,
-    /// Unacknowledged data older than this breaks the TCP connection. Default 20 s.
-    pub user_timeout: Duration,
-    /// Whether small writes go out at once (TCP_NODELAY). Default true.
-    pub nodelay: bool,
-    /// What the backend may still send after the client's unidirectional stream has gone through; more
-    /// breaks the connection. Default 64 KiB.
-    pub uni_discard: ByteSize,
-    /// How often host names are resolved again. Default 30 s.
-    pub resolve_interval: Duration,
-    /// Local addresses from which it is dialled, in turn; each towards backends of its family. Default
-    /// none: the system chooses.
-    pub source: Vec<IpAddr>,
-    /// How many connections may be in the making.
-    pub dial: Dial,
-    /// TLS over the TCP connections. Default none.
-    pub tls: Option<Arc<BackendTls>>,
-}
-
-/// Defaults of settings whose type does not tell.
-impl Backend {
-    const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-    const USER_TIMEOUT: Duration = Duration::from_secs(20);
-    const NODELAY: bool = true;
-    const UNI_DISCARD: ByteSize = ByteSize::kib(64);
-    const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
-}
-
-/// How many connections to one endpoint may be in the making.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Dial {
-    /// Connections that are being made at once. Default 256.
-    pub concurrent: u32,
-    /// Connections that wait for their turn; 0: none. Default 1,024.
-    pub queue: u32,
-    /// How long they wait. Default 3 s.
-    pub queue_timeout: Duration,
-}
-
-impl Default for Dial {
-    fn default() -> Self {
-        Self { concurrent: 256, queue: 1_024, queue_timeout: Duration::from_secs(3) }
-    }
-}
-
-/// Which certificates of a backend are believed.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub enum Roots {
-    /// Those that lead to the system's roots (`SSL_CERT_FILE` and `SSL_CERT_DIR` are heeded).
-    #[default]
-    System,
-    /// Those that lead to a certificate of this PEM file.
-    File(PathBuf),
-    /// Any.
-    DangerAcceptAny,
-}
-
-/// HAProxy's PROXY protocol.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum ProxyProtocol {
-    /// Not spoken.
-    #[default]
-    Off,
-    /// One line of text.
-    V1,
-    /// Binary.
-    V2,
-}
-
-/// TCP keepalive (RFC 9293 section 3.8.4).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Keepalive {
-    /// Silence before the first probe.
-    pub idle: Duration,
-    /// Time between probes.
-    pub interval: Duration,
-    /// Probes without an answer that break the connection.
-    pub probes: u32,
-}
-
-impl Default for Keepalive {
-    fn default() -> Self {
-        Self { idle: Duration::from_secs(30), interval: Duration::from_secs(10), probes: 3 }
-    }
-}
-
-/// One endpoint of a backend.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Endpoint {
-    /// Name, for logs and metrics. Default: its index.
-    pub name: String,
-    /// Where streams go.
-    pub tcp: Option<HostPort>,
-    /// Where streams go in place of `tcp`: a Unix socket.
-    pub unix: Option<PathBuf>,
-    /// Where datagrams go.
-    pub udp: Option<HostPort>,
-    /// Its share of the sessions, compared with the other endpoints'. Default 1.
-    pub weight: u32,
-}
-
-/// Defaults of settings whose type does not tell.
-impl Endpoint {
-    const WEIGHT: u32 = 1;
-}
-
-impl Endpoint {
-    /// Whether streams can go there.
-    pub fn takes_streams(&self) -> bool {
-        self.tcp.is_some() || self.unix.is_some()
     }
 }
