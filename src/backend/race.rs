@@ -16,7 +16,7 @@ use super::DialError;
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Begins attempts in the order of [`alternate`] and returns the first that succeeds. The others are
-/// dropped. If none does: what the last one said.
+/// dropped. If none does: what the last one said that could be asked.
 pub(super) async fn race<T, F>(
     addresses: &[SocketAddr],
     attempt: impl Fn(SocketAddr) -> F,
@@ -36,6 +36,8 @@ where
         let alone = if waiting.is_empty() { Duration::MAX } else { ATTEMPT_DELAY };
         match timeout(alone, attempts.next()).await {
             Ok(Some(Ok(connection))) => return Ok(connection),
+            // What the endpoint itself said at another address says more.
+            Ok(Some(Err(DialError::NoSource(_)))) if last.is_the_endpoints() => {}
             Ok(Some(Err(error))) => last = error,
             // It may still answer; the next one gets its chance.
             Ok(None) | Err(_) => {}
@@ -138,5 +140,20 @@ mod tests {
 
         let error = race(&[], &attempt).await.unwrap_err();
         assert!(matches!(error, DialError::Unresolved), "{error:?}");
+    }
+
+    /// Else an endpoint that fails would pass for a gateway that lacks something, and never be left out.
+    #[tokio::test]
+    async fn that_a_family_has_no_source_is_told_only_if_nothing_else_is() {
+        let no_source = || DialError::NoSource(std::io::ErrorKind::AddrNotAvailable.into());
+        let attempt = async |address: SocketAddr| -> Result<(), _> {
+            Err(if address.port() == 1 { DialError::Refused } else { no_source() })
+        };
+        for (ports, is_the_endpoints) in
+            [(&[1, 2][..], true), (&[2, 1], true), (&[2, 3], false), (&[2, 1, 3], true)]
+        {
+            let error = race(&addresses(ports), attempt).await.unwrap_err();
+            assert_eq!(error.is_the_endpoints(), is_the_endpoints, "{ports:?}: {error:?}");
+        }
     }
 }
