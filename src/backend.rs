@@ -249,18 +249,27 @@ impl Backend {
         }
     }
 
-    fn eject(&self, member: &Arc<Member>, failures: u32) {
-        // One at a time: each counts who is out.
-        let _known = lock(&self.known);
+    /// Whether it may be left out, as things stand.
+    fn may_eject(&self, member: &Arc<Member>) -> bool {
         let roster = self.roster.load();
         let out = roster.0.iter().filter(|seat| !seat.member.is_live()).count();
-        let rules = &self.settings.ejection;
-        let is_fair = roster.has(member) && eject::is_allowed(rules, out, roster.0.len());
-        if !is_fair || !member.is_live() {
+        member.is_live()
+            && roster.has(member)
+            && eject::is_allowed(&self.settings.ejection, out, roster.0.len())
+    }
+
+    fn eject(&self, member: &Arc<Member>, failures: u32) {
+        // Looked at first without the lock: while it may not be left out, each refused datagram comes here.
+        if !self.may_eject(member) {
+            return;
+        }
+        // One at a time: each counts who is out.
+        let _known = lock(&self.known);
+        if !self.may_eject(member) {
             return;
         }
         let now = Instant::now();
-        let time = member.eject(rules, now) - now;
+        let time = member.eject(&self.settings.ejection, now) - now;
         member.endpoint().pool.ejections.inc();
         self.signals.changed.notify_one();
         let (backend, endpoint) = (self.name(), member.endpoint().name());

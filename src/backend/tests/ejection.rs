@@ -67,6 +67,23 @@ async fn the_only_endpoint_is_never_left_out() {
     assert_eq!(states(&backend), ["live"]);
 }
 
+/// Datagrams that are refused end here, each on its worker: what the control side is doing must not
+/// hold them up.
+#[tokio::test]
+async fn a_failure_that_can_leave_nobody_out_waits_for_nobody() {
+    let (backend, _metrics) = after(1, 50, &[dead_address()]);
+    let (member, other) = (member(&backend, 0), Arc::clone(&backend));
+    let (done, is_done) = std::sync::mpsc::channel();
+    let control = lock(&backend.known);
+    std::thread::spawn(move || {
+        other.member_failed(&member);
+        _ = done.send(());
+    });
+    is_done.recv_timeout(Duration::from_secs(20)).expect("it waits for the control side");
+    drop(control);
+    assert_eq!(states(&backend), ["live"]);
+}
+
 #[tokio::test]
 async fn no_more_than_the_share_is_left_out_whatever_the_others_are_out_for() {
     let (backend, _metrics) = after(1, 50, &[dead_address(); 4]);
