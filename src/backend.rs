@@ -213,6 +213,13 @@ impl Backend {
         self.diallers.get(at)
     }
 
+    /// Members of this endpoint that sessions may be given to.
+    fn members_of(&self, endpoint: &Arc<Endpoint>) -> Vec<Arc<Member>> {
+        let roster = self.roster.load();
+        let members = roster.0.iter().map(|seat| &seat.member);
+        members.filter(|member| Arc::ptr_eq(member.endpoint(), endpoint)).map(Arc::clone).collect()
+    }
+
     /// The best live member by the policy, of those that were not tried.
     fn choose(&self, request: u64, tried: &[Arc<Member>]) -> Option<Arc<Member>> {
         let roster = self.roster.load();

@@ -80,6 +80,11 @@ impl DialError {
         matches!(self, Self::OutOfDescriptors(_) | Self::OutOfResources(_))
     }
 
+    /// Whether every other member of the endpoint would fail in the same way.
+    pub(super) fn is_the_queues(&self) -> bool {
+        matches!(self, Self::QueueFull | Self::QueueTimeout)
+    }
+
     /// Whether the endpoint failed, rather than the gateway or the configuration.
     pub(super) fn is_the_endpoints(&self) -> bool {
         matches!(self, Self::Refused | Self::Timeout | Self::Tls(_) | Self::Failed(_))

@@ -103,6 +103,10 @@ impl Pin {
                     if error.is_the_endpoints() {
                         self.backend.member_failed(&member);
                     }
+                    if error.is_the_queues() {
+                        // Its other members are dialled through the same queue.
+                        tried.extend(self.backend.members_of(member.endpoint()));
+                    }
                     tried.push(member);
                     if error.is_everywhere() || !self.move_on(&tried) {
                         return Err(error);

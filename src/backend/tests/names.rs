@@ -1,6 +1,6 @@
 //! Names that resolve, change and stop resolving.
 
-use super::*;
+use super::{super::dial::tests::Hanging, *};
 use crate::reason::CheckResult;
 
 /// A backend of one endpoint, the host `a`, whose addresses the test sets.
@@ -35,6 +35,32 @@ async fn names_are_resolved_before_serving() {
     let pin = backends.get("test").unwrap().pick(&NOBODY).unwrap();
     // localhost may be ::1 first, where nobody listens: the next address is tried.
     pin.dial(&client()).await.unwrap();
+}
+
+/// They share one queue: whoever was not let in at one need not stand in it again for the next.
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_does_not_come_is_waited_for_once_whatever_members_an_endpoint_has() {
+    let hanging = Hanging::new();
+    let names = Arc::new(Names::default());
+    let mut settings = settings(&[]);
+    let name = HostPort::Name("a".into(), hanging.address().port());
+    settings.endpoints.push(endpoint("x", Some(name), None));
+    settings.connect_timeout = Duration::from_secs(60);
+    let queue_timeout = Duration::from_secs(1);
+    settings.dial = config::Dial { concurrent: 1, queue: 5, queue_timeout };
+    let resolver: Arc<dyn Resolve> = Arc::clone(&names) as _;
+    let backend = Arc::new(Backend::new(Arc::new(settings), &Metrics::new(), resolver, None));
+    names.set("a", &["127.0.0.1", "127.0.0.2", "127.0.0.3"]);
+    backend.resolve().await;
+
+    let (first, client) = (backend.pick(&NOBODY).unwrap(), client());
+    let mut hangs = Box::pin(first.dial(&client));
+    assert!(now(hangs.as_mut()).is_none());
+    let began = Instant::now();
+    let late = backend.pick(&NOBODY).unwrap().dial(&client).await.unwrap_err();
+    assert!(matches!(late, DialError::QueueTimeout), "{late:?}");
+    assert_eq!(began.elapsed(), queue_timeout);
+    assert_eq!(backend.endpoints[0].metrics.dial.queue_timeout.get(), 1);
 }
 
 /// A failed lookup must not take a working backend away.
