@@ -47,8 +47,9 @@ use std::{
     hash::{BuildHasher, RandomState},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -298,18 +299,41 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Whether something fails now, so that a log line is written when that changes and not each time.
-#[derive(Debug, Default)]
-struct Trouble(AtomicBool);
+///
+/// What works and fails by turns is in trouble all the while: a full queue does, and clients decide how
+/// often it is asked.
+#[derive(Debug)]
+struct Trouble {
+    began: Instant,
+    /// Milliseconds from `began` to the last failure, and one more; 0 while there is no trouble.
+    failed: AtomicU64,
+}
+
+/// So long without a failure, and the next success ends the trouble.
+const GOOD_TIME: Duration = Duration::from_secs(10);
+
+impl Default for Trouble {
+    fn default() -> Self {
+        Self { began: Instant::now(), failed: AtomicU64::new(0) }
+    }
+}
 
 impl Trouble {
-    /// Notes a failure. Whether it is the first in a row.
+    /// Notes a failure. Whether trouble begins with it.
     fn begins(&self) -> bool {
-        !self.0.swap(true, Ordering::Relaxed)
+        self.failed.swap(self.now(), Ordering::Relaxed) == 0
     }
 
-    /// Notes a success. Whether there was a failure before.
+    /// Notes a success. Whether trouble ends with it.
     fn ends(&self) -> bool {
         // Read first: the usual case writes nothing that other workers would have to fetch again.
-        self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
+        let failed = self.failed.load(Ordering::Relaxed);
+        let is_over = || u128::from(self.now().saturating_sub(failed)) >= GOOD_TIME.as_millis();
+        let order = Ordering::Relaxed;
+        failed != 0 && is_over() && self.failed.compare_exchange(failed, 0, order, order).is_ok()
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).map_or(u64::MAX, |millis| millis + 1)
     }
 }

@@ -8,7 +8,6 @@ mod takeover;
 use std::{
     io::Read,
     net::{IpAddr, SocketAddr, TcpListener},
-    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -144,6 +143,23 @@ pub(super) fn member(backend: &Backend, seat: usize) -> Arc<Member> {
 fn picks(backend: &Arc<Backend>, pins: &mut Vec<Pin>) -> String {
     pins.push(backend.pick(&NOBODY).unwrap());
     pins[pins.len() - 1].endpoint().name().to_owned()
+}
+
+/// Clients decide how often they dial: a line for each change would let them fill the log.
+#[tokio::test(start_paused = true)]
+async fn what_fails_and_works_by_turns_is_said_once() {
+    let (trouble, second) = (Trouble::default(), Duration::from_secs(1));
+    assert!(!trouble.ends(), "nothing has failed");
+    assert!(trouble.begins());
+    for _ in 0..100 {
+        assert!(!trouble.ends());
+        assert!(!trouble.begins());
+        tokio::time::sleep(second).await;
+    }
+    tokio::time::sleep(9 * second).await;
+    assert!(trouble.ends());
+    assert!(!trouble.ends(), "said already");
+    assert!(trouble.begins());
 }
 
 #[test]
