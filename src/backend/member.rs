@@ -212,6 +212,12 @@ impl Member {
         self.state() == State::Live
     }
 
+    /// Whether it does not work any more, as far as is known; drained or not.
+    pub(super) fn has_stopped(&self) -> bool {
+        let flags = [&self.is_absent, &self.is_down, &self.is_ejected];
+        flags.iter().any(|flag| flag.load(Ordering::Relaxed))
+    }
+
     /// Sessions that are pinned here now.
     pub(super) fn sessions(&self) -> u64 {
         self.sessions.load(Ordering::Relaxed)

@@ -9,10 +9,7 @@ use tokio::sync::Notify;
 
 use super::{
     Backend, BackendConnection, ClientInfo, DialError, Endpoint, UdpConnection, lock,
-    member::{Member, State},
-    proxy_protocol,
-    udp::Witness,
-    udp_header::UdpHeader,
+    member::Member, proxy_protocol, udp::Witness, udp_header::UdpHeader,
 };
 
 /// Holds a session to one member of its backend.
@@ -147,7 +144,7 @@ impl Pin {
     /// is only drained still serves those that were picked for it.
     fn leave_the_dead(&self) {
         let member = self.member();
-        if !matches!(member.state(), State::Live | State::Draining) {
+        if member.has_stopped() {
             self.move_on(&[member]);
         }
     }

@@ -14,8 +14,12 @@ use futures_util::future::BoxFuture;
 
 pub(crate) use super::client_info::tests::client;
 use super::{client_info::tests::with_head, *};
-use crate::config::{
-    Ejection, Field, HashOn, Health, HostPort, Keepalive, Piece, Preamble, ProxyProtocol, ProxyTlv,
+use crate::{
+    config::{
+        Ejection, Field, HashOn, Health, HostPort, Keepalive, Piece, Preamble, ProxyProtocol,
+        ProxyTlv,
+    },
+    reason::CheckResult,
 };
 
 /// Settings of a backend with these TCP endpoints, named "0", "1", ...
@@ -162,6 +166,30 @@ async fn what_fails_and_works_by_turns_is_said_once() {
     assert!(trouble.begins());
 }
 
+/// What an operator does for maintenance: a drain, then the server is stopped.
+#[tokio::test]
+async fn a_session_that_has_nothing_there_leaves_a_drained_endpoint_that_goes_down() {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut settings = settings(&[]);
+    for name in ["0", "1"] {
+        let udp = HostPort::Address(socket.local_addr().unwrap());
+        settings.endpoints.push(endpoint(name, None, Some(udp)));
+    }
+    let (backend, _metrics) = backend(settings);
+    let [stays, leaves] = [backend.pick(&NOBODY).unwrap(), {
+        drop(backend.pick(&NOBODY));
+        backend.pick(&NOBODY).unwrap()
+    }];
+    backend.set_draining_of("0", true);
+    let _socket = stays.open_udp(&client()).unwrap();
+    assert_eq!(stays.endpoint().name(), "0", "it still serves those that were picked for it");
+
+    let rules = Health { fall: 1, ..Health::default() };
+    member(&backend, 0).checked(&rules, CheckResult::Refused, Instant::now());
+    let _socket = leaves.open_udp(&client()).unwrap();
+    assert_eq!((leaves.endpoint().name(), stays.endpoint().name()), ("1", "0"));
+}
+
 #[test]
 fn round_robin_takes_one_after_the_other() {
     let backend = backend_of(3);
@@ -230,7 +258,7 @@ fn only_live_members_are_picked() {
     members[0].eject(&Ejection::default(), Instant::now());
     assert_eq!(picks(&backend, &mut pins), "2");
     let once = Health { fall: 1, ..Health::default() };
-    members[2].checked(&once, crate::reason::CheckResult::Refused, Instant::now());
+    members[2].checked(&once, CheckResult::Refused, Instant::now());
     assert!(backend.pick(&NOBODY).is_none());
 
     backend.set_draining_of("1", false);
