@@ -103,7 +103,10 @@ fn control_thread(
         .enable_all()
         .build()
         .map_err(|source| Failure::System { what: "start the runtime", source })?;
-    runtime.block_on(work)
+    let ended = runtime.block_on(work);
+    // Dropped, it would wait for lookups, which the system does not give up before their time.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Writes what was asked for to stdout, whole.
@@ -117,6 +120,29 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    /// The system's resolver blocks a thread for half a minute when no server answers, and cannot be told
+    /// to stop.
+    #[test]
+    fn a_lookup_that_hangs_does_not_hold_up_the_end() {
+        let (end, hangs) = std::sync::mpsc::channel::<()>();
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let code = control_thread(async {
+                let (begun, has_begun) = tokio::sync::oneshot::channel();
+                tokio::task::spawn_blocking(move || {
+                    _ = begun.send(());
+                    hangs.recv()
+                });
+                has_begun.await.unwrap();
+                Ok(ExitCode::SUCCESS)
+            });
+            _ = done.send(code.is_ok());
+        });
+        let soon = std::time::Duration::from_secs(20);
+        assert_eq!(is_done.recv_timeout(soon), Ok(true), "the program waits for the lookup");
+        drop(end);
+    }
 
     #[test]
     fn the_command_line_is_consistent() {
