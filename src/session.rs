@@ -186,7 +186,12 @@ pub async fn run<R: SessionRequest>(request: R, context: Arc<SessionContext>) {
     let asked = Instant::now();
     let head = Arc::new(request.head().clone());
     match context.admit(&head) {
-        Ok(admission) => serve(request, head, admission, asked, &context).await,
+        Ok(admission) => {
+            // What it had reserved is free again before the client takes its refusal, or does not.
+            if let Err((request, why)) = serve(request, head, admission, asked, &context).await {
+                request.refuse(why).await;
+            }
+        }
         Err((route, refused)) => {
             context.count_refusal(route.as_deref(), refused.why, &head);
             request.refuse(refused).await;
@@ -194,13 +199,14 @@ pub async fn run<R: SessionRequest>(request: R, context: Arc<SessionContext>) {
     }
 }
 
+/// The request comes back if it is to be refused, counted already.
 async fn serve<R: SessionRequest>(
     mut request: R,
     head: Arc<RequestHead>,
     Admission { route, protocol, captures, pin, permits: _permits }: Admission,
     asked: Instant,
     context: &SessionContext,
-) {
+) -> Result<(), (R, Refusal)> {
     let client =
         ClientInfo::new(Arc::clone(&head), &route.settings.name, captures, protocol.clone());
     let lifecycle = context.lifecycle.clone();
@@ -211,9 +217,12 @@ async fn serve<R: SessionRequest>(
         Ok(prepared) => prepared,
         Err(Unprepared::Refused(why)) => {
             context.count_refusal(Some(&route), why, &head);
-            return request.refuse(why).await;
+            return Err((request, why));
         }
-        Err(Unprepared::Gone(end)) => return went_away(&head, &end),
+        Err(Unprepared::Gone(end)) => {
+            went_away(&head, &end);
+            return Ok(());
+        }
     };
     let opener = Arc::new(OnceLock::new());
     let datagrams =
@@ -224,7 +233,10 @@ async fn serve<R: SessionRequest>(
 
     let session = match request.accept(protocol.as_deref(), Arc::new(events)).await {
         Ok(session) => session,
-        Err(end) => return went_away(&head, &end),
+        Err(end) => {
+            went_away(&head, &end);
+            return Ok(());
+        }
     };
     // Nobody else sets it.
     _ = opener.set(session.opener());
@@ -244,6 +256,7 @@ async fn serve<R: SessionRequest>(
     route.metrics.ends.inc(end.why);
     route.metrics.session_lived(began.elapsed());
     log_end(&head, protocol.as_deref(), &bridges, &end, began);
+    Ok(())
 }
 
 /// Notes a client that was gone before its session began: it is counted neither as a session nor as an

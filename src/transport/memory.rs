@@ -87,6 +87,7 @@ struct SessionState {
     dropped: bool,
     poisoned: bool,
     drain_blocks: bool,
+    refusal_blocks: bool,
 }
 
 /// The way for datagrams.
@@ -180,6 +181,7 @@ impl SessionRequest for MemoryRequest {
     async fn refuse(self, refused: impl Into<Refused> + Send) {
         let refused = refused.into();
         self.client.session.change(|state| state.refused = Some(refused.why));
+        self.client.session.wait(|state| (!state.refusal_blocks).then_some(())).await;
     }
 }
 
@@ -425,6 +427,11 @@ impl MemoryClient {
     /// Takes nothing more on the session's own stream, so that the request to end stays half said.
     pub(crate) fn block_drain(&self) {
         self.session.change(|state| state.drain_blocks = true);
+    }
+
+    /// Takes nothing of its refusal, so that it stays half said.
+    pub(crate) fn block_refusal(&self) {
+        self.session.change(|state| state.refusal_blocks = true);
     }
 
     /// Waits until the gateway asks to end.

@@ -49,6 +49,18 @@ async fn a_dead_backend_is_a_refusal_and_no_session() {
     gateway.leaves_nothing_behind().await;
 }
 
+/// It has no session: a client that does not read its refusal must not keep others out.
+#[tokio::test]
+async fn a_request_that_is_being_refused_takes_no_room() {
+    let mut route = one_connection(route(&[dead_address()]), Opens::Client);
+    route.max_sessions = Limit::AtMost(1);
+    let gateway = Gateway::new(route);
+    let first = gateway.ask(PATH);
+    first.block_refusal();
+    assert_eq!(first.refused().await, Refusal::BackendUnreachable);
+    assert_eq!(gateway.ask(PATH).refused().await, Refusal::BackendUnreachable);
+}
+
 #[tokio::test]
 async fn a_backend_that_does_not_answer_is_a_refusal_of_its_own() {
     let (listener, _queued) = swallowing().await;
