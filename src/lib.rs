@@ -18,27 +18,32 @@
 //!
 //! # Rooms
 //!
-//! | room | what it does | outside library that it alone names |
+//! | room | what it does | outside libraries that it names |
 //! | --- | --- | --- |
 //! | [`gateway`] | assembly: bind all, run all, stop all | |
 //! | [`config`] | text to valid settings, every problem at once | serde, toml; rustls for TLS to backends |
 //! | [`edge`] | workers, sockets, steering, connection ids, TLS, admission | quinn, rustls, socket2 |
-//! | [`webtransport`] | QUIC connection to session requests to sessions | h3 and its family |
+//! | [`webtransport`] | QUIC connection to session requests to sessions | h3 and its family; quinn's connections and streams |
 //! | [`route`] | path and origin to a route or a refusal | |
 //! | [`session`] | one session's life: limits, deadlines, why it ended | |
 //! | [`bridge`] | bytes and datagrams both ways, with every ending and every loss | |
-//! | [`backend`] | name to endpoint to connection: balancing, health, resolving | |
+//! | [`backend`] | name to endpoint to connection: balancing, health, resolving, TLS, what a backend learns of the client | socket2, rustls; hyper for health checks |
 //! | [`transport`] | the client leg as session, bridge and backend know it | |
 //! | [`admin`] | metrics and health over HTTP | hyper |
 //! | [`limit`] | rates, and what one client address may have | |
 //! | [`metrics`] | every metric, by name | prometheus |
 //! | [`reason`] | the closed lists of reasons | |
 //! | [`lifecycle`] | readiness, drain, kill, waiting for tasks | tokio-util's tracker |
-//! | [`client`] | a WebTransport client for the load generator and the tests | quinn, rustls |
+//! | [`client`] | a WebTransport client for the load generator and the tests | h3, quinn, rustls |
 //!
 //! Imports go downwards: gateway to edge, session and admin; those to bridge, route; those to webtransport,
 //! backend; those to transport, limit, config, metrics, reason and lifecycle, which import nothing but each other's
-//! plain types. `clippy` holds the borders to the outside libraries.
+//! plain types. The client stands aside and takes from webtransport what both ends share. `clippy` holds the borders
+//! to the outside libraries.
+//!
+//! What is no room: `main.rs` and `cli/` are the program `tidegate` (clap, tracing-subscriber), `bin/tidegate-load/`
+//! the load generator, and `fuzz` throws bytes at everything that reads foreign ones; it is there only in tests and
+//! with `--cfg fuzzing`.
 
 #[allow(clippy::disallowed_types, reason = "owns hyper")]
 pub mod admin;
