@@ -1,0 +1,155 @@
+//! Files that a configuration names: the secrets, and what TLS to backends needs.
+
+use std::{process, sync::mpsc, thread};
+
+use super::*;
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_problem() {
+    let problems = Config::read(Path::new("/no/such/tidegate.toml")).unwrap_err().to_string();
+    assert!(problems.starts_with("/no/such/tidegate.toml:1: cannot read it: "), "{problems}");
+}
+
+#[test]
+fn a_secret_is_read_without_its_line_end_and_never_shown() {
+    let folder = Scratch::new("secret");
+    let secret = b"0123456789abcdef0123456789abcdef";
+    folder.file("secret", &[secret.as_slice(), b"\r\n"].concat());
+    let text = VALID.replace("workers = 2", "secret = { file = \"secret\" }");
+    let config = Config::parse(&text, "t.toml", &folder.0).unwrap_or_else(|p| panic!("{p}"));
+
+    assert_eq!(config.server.secret.as_ref().unwrap().expose(), secret);
+    for shown in [config.effective(), format!("{config:?}")] {
+        assert!(shown.contains("***") && !shown.contains("0123456789"), "{shown}");
+    }
+}
+
+/// Opening a pipe waits for somebody who writes into it, which may be never.
+#[test]
+fn a_pipe_is_no_file_and_is_not_waited_for() {
+    let folder = Scratch::new("pipe");
+    let pipe = folder.0.join("pipe");
+    assert!(process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let text = VALID.replace("workers = 2", "secret = { file = \"pipe\" }");
+    let base = folder.0.clone();
+    let (done, read) = mpsc::channel();
+    thread::spawn(move || {
+        let problems = Config::parse(&text, "t.toml", &base).unwrap_err();
+        done.send(problems.to_string()).unwrap();
+    });
+
+    let problems = read.recv_timeout(Duration::from_secs(10)).expect("an answer");
+
+    assert!(problems.contains("pipe: it is not a file"), "{problems}");
+}
+
+#[test]
+fn a_previous_secret_stands_beside_another_one_and_is_never_shown_either() {
+    let folder = Scratch::new("previous-secret");
+    folder.file("new", b"0123456789abcdef0123456789abcdef\n");
+    folder.file("old", b"fedcba9876543210fedcba9876543210\n");
+    let parse = |keys| Config::parse(&VALID.replace("workers = 2", keys), "t.toml", &folder.0);
+
+    let both = "secret.file = \"new\"\nprevious_secret.file = \"old\"";
+    let config = parse(both).unwrap_or_else(|p| panic!("{p}"));
+    let previous = config.server.previous_secret.as_ref().unwrap();
+    assert_eq!(previous.expose(), b"fedcba9876543210fedcba9876543210");
+    for shown in [config.effective(), format!("{config:?}")] {
+        assert!(shown.contains("***") && !shown.contains("fedcba98"), "{shown}");
+    }
+
+    for (keys, wanted) in [
+        ("previous_secret.file = \"old\"", "previous_secret: stands without `server.secret`"),
+        (
+            "secret.file = \"new\"\nprevious_secret.file = \"new\"",
+            "previous_secret: is the same as `server.secret`",
+        ),
+        (
+            "secret.file = \"new\"\nprevious_secret = {}",
+            "previous_secret: write either file or env",
+        ),
+    ] {
+        let problems = parse(keys).unwrap_err().to_string();
+        assert!(problems.contains(wanted), "{problems}");
+        assert_eq!(problems.lines().count(), 1, "{problems}");
+    }
+}
+
+#[test]
+fn a_short_secret_is_refused_without_being_shown() {
+    let folder = Scratch::new("short-secret");
+    folder.file("secret", b"0123456789\n");
+    let text = VALID.replace("workers = 2", "secret = { file = \"secret\" }");
+    let problems = Config::parse(&text, "t.toml", &folder.0).unwrap_err().to_string();
+    assert!(problems.contains("10 bytes are too short"), "{problems}");
+    assert!(!problems.contains("0123"), "{problems}");
+}
+
+/// A file with a backend that speaks TLS, in a folder with what it names.
+fn with_tls(folder: &Scratch, keys: &str) -> Result<Config, Problems> {
+    let made = crate::edge::self_signed(&["localhost".to_owned()]).unwrap();
+    let other = crate::edge::self_signed(&["localhost".to_owned()]).unwrap();
+    folder.file("chain.pem", made.certificate_pem.as_bytes());
+    folder.file("key.pem", made.key_pem.as_bytes());
+    folder.file("other.pem", other.key_pem.as_bytes());
+    folder.file("empty.pem", b"");
+    let noise = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    folder.file("noise.pem", noise);
+    let text = VALID.replace("[backend.game]", &format!("[backend.game]\ntls = {{ {keys} }}"));
+    Config::parse(&text, "t.toml", &folder.0)
+}
+
+#[test]
+fn tls_to_a_backend_is_read_with_its_files_and_printed_again() {
+    let folder = Scratch::new("tls");
+    for keys in [
+        "roots = \"chain.pem\"",
+        "danger_accept_any = true",
+        "roots = \"chain.pem\", server_name = \"a.example\", alpn = [\"h2\", \"game/1\"], \
+         certificate = \"chain.pem\", key = \"key.pem\"",
+    ] {
+        let made = folder.0.join("chain.pem");
+        let config = with_tls(&folder, keys).unwrap_or_else(|p| panic!("{p}"));
+        assert!(config.backends["game"].tls.is_some());
+        let effective = config.effective();
+        assert_eq!(valid(&effective), config, "{effective}");
+        // What is in a file belongs to it: a backend with another root is another backend.
+        let again = with_tls(&folder, keys).unwrap();
+        assert_eq!(again == config, keys.starts_with("danger"), "{}", made.display());
+    }
+}
+
+#[test]
+fn files_of_tls_to_a_backend_are_tried_at_once() {
+    let folder = Scratch::new("tls-bad");
+    for (keys, wanted) in [
+        ("roots = \"empty.pem\"", "tls.roots: FOLDER/empty.pem holds no certificate"),
+        ("roots = \"key.pem\"", "tls.roots: FOLDER/key.pem holds no certificate"),
+        ("roots = \"noise.pem\"", "tls.roots: FOLDER/noise.pem holds no root: "),
+        ("roots = \".\"", "tls.roots: cannot read FOLDER/.: it is not a file"),
+        (
+            "danger_accept_any = true, certificate = \"chain.pem\", key = \"chain.pem\"",
+            "tls.key: FOLDER/chain.pem holds no private key",
+        ),
+        (
+            "danger_accept_any = true, certificate = \"chain.pem\", key = \"other.pem\"",
+            "tls.key: cannot be used with `backend.game.tls.certificate`: ",
+        ),
+    ] {
+        let wanted = wanted.replace("FOLDER", &folder.0.display().to_string());
+        let problems = with_tls(&folder, keys).unwrap_err().to_string();
+        assert!(problems.starts_with(&format!("t.toml:30: backend.game.{wanted}")), "{problems}");
+        assert_eq!(problems.lines().count(), 1, "{problems}");
+    }
+}
+
+#[test]
+fn tls_is_spoken_to_hosts_that_a_certificate_can_name_and_over_tcp() {
+    let folder = Scratch::new("tls-where");
+    let keys = "danger_accept_any = true";
+    let text = VALID.replace("[backend.game]", &format!("[backend.game]\ntls = {{ {keys} }}"));
+    let text = text.replace("tcp = \"game-b.internal:7777\"", "unix = \"b.sock\"");
+    let problems = Config::parse(&text, "t.toml", &folder.0).unwrap_err().to_string();
+    let wanted = "t.toml:33: backend.game.endpoints[1].unix: TLS is spoken over TCP alone";
+    assert!(problems.starts_with(wanted), "{problems}");
+}
