@@ -8,6 +8,9 @@
 #![allow(clippy::disallowed_methods, reason = "tests spawn backends of their own")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
 
+#[path = "e2e/harness/echo.rs"]
+mod echo;
+
 use std::{
     fs,
     net::{SocketAddr, UdpSocket},
@@ -24,10 +27,12 @@ use tidegate::{
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     process::{Child, ChildStderr, ChildStdout, Command},
     time::{sleep, timeout},
 };
+
+use self::echo::{echo_tcp, echo_udp};
 
 /// How long anything that is expected may take, on a machine with other things to do.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -726,34 +731,4 @@ impl Drop for Dir {
         // What is left lies in the build's folder and harms nobody.
         _ = fs::remove_dir_all(&self.0);
     }
-}
-
-/// A TCP server that sends back what it gets, and finishes when the other side has.
-async fn echo_tcp() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let (mut rx, mut tx) = stream.split();
-                if tokio::io::copy(&mut rx, &mut tx).await.is_ok() {
-                    _ = tx.shutdown().await;
-                }
-            });
-        }
-    });
-    address
-}
-
-/// A UDP server that sends back what it gets.
-async fn echo_udp() -> SocketAddr {
-    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
-    tokio::spawn(async move {
-        let mut buffer = vec![0; 2048];
-        while let Ok((n, from)) = socket.recv_from(&mut buffer).await {
-            _ = socket.send_to(&buffer[..n], from).await;
-        }
-    });
-    address
 }

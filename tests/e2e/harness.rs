@@ -1,5 +1,7 @@
 //! The words the tests are written in.
 
+mod echo;
+
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
@@ -17,10 +19,12 @@ use tidegate::{
     metrics::Metrics,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UdpSocket},
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
     time::{Instant, sleep, timeout},
 };
+
+pub(crate) use self::echo::{echo_tcp, echo_udp};
 
 /// How long anything that is expected may take, on a machine with other things to do.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -381,36 +385,6 @@ pub(crate) async fn expect_reset(stream: &mut TcpStream) {
     let (_, ended) = read_to_end(stream).await;
     let error = ended.expect_err("a clean end");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
-}
-
-/// A TCP server that sends back what it gets, and finishes when the other side has.
-pub(crate) async fn echo_tcp() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let (mut rx, mut tx) = stream.split();
-                if tokio::io::copy(&mut rx, &mut tx).await.is_ok() {
-                    _ = tx.shutdown().await;
-                }
-            });
-        }
-    });
-    address
-}
-
-/// A UDP server that sends back what it gets.
-pub(crate) async fn echo_udp() -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
-    tokio::spawn(async move {
-        let mut buffer = vec![0; 65_536];
-        while let Ok((n, from)) = socket.recv_from(&mut buffer).await {
-            _ = socket.send_to(&buffer[..n], from).await;
-        }
-    });
-    address
 }
 
 /// Bytes that differ everywhere, the same for the same seed.

@@ -10,7 +10,6 @@ use rustls::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
-    time::timeout,
 };
 
 use super::*;
@@ -23,16 +22,13 @@ use crate::{
     config::{self, BackendTls},
     edge::{SelfSigned, self_signed},
     metrics::Metrics,
+    transport::memory::soon,
 };
 
 #[cfg(feature = "aws-lc-rs")]
 use rustls::crypto::aws_lc_rs::default_provider;
 #[cfg(not(feature = "aws-lc-rs"))]
 use rustls::crypto::ring::default_provider;
-
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(20), what).await.expect("what was waited for did not happen")
-}
 
 fn chain(made: &SelfSigned) -> Vec<CertificateDer<'static>> {
     vec![CertificateDer::from_pem_slice(made.certificate_pem.as_bytes()).unwrap()]

@@ -1,7 +1,7 @@
 //! Streams that the gateway opens, as its own client sees them.
 
 use super::*;
-use crate::transport::{OpenError, SendError, StreamOpener as _};
+use crate::transport::{OpenError, SendError, StreamOpener as _, memory::soon};
 
 /// A session, and what opens streams to its client.
 async fn session_with(
@@ -16,10 +16,6 @@ async fn session_with(
 
 fn options(server: &Server) -> client::Options {
     client::Options::new(Trust::Hashes(vec![server.hash]))
-}
-
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(10), what).await.expect("what was expected did not come")
 }
 
 #[tokio::test]
