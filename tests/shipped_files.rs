@@ -1,13 +1,13 @@
 //! Holds the files that are shipped to the code: an operator may believe every line of them.
 //!
-//! The example configuration comes first, then the README, then the systemd unit.
+//! The example configuration comes first, then the README, the systemd unit, and the list of tests.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a test that fails")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -211,6 +211,28 @@ fn label_names(series: &str) -> impl Iterator<Item = &str> {
     outside.filter_map(|text| text.trim_start_matches(',').strip_suffix('=')).filter(|n| *n != "le")
 }
 
+/// A misspelt name would never raise the alarm.
+#[tokio::test]
+async fn the_alerts_ask_for_metrics_and_labels_that_a_gateway_shows() {
+    let rules = include_str!("../deploy/prometheus/tidegate.rules.yml");
+    let shown = exposition_of_a_gateway().await;
+    let families: BTreeMap<_, _> =
+        families(&shown).into_iter().map(|family| (family.name, family.labels)).collect();
+    let words = |text: &'static str| text.split(|c: char| c != '_' && !c.is_ascii_alphanumeric());
+
+    for alert in rules.split("- alert: ").skip(1) {
+        let asked: Vec<_> = words(alert).filter(|word| word.starts_with("tidegate_")).collect();
+        assert!(!asked.is_empty(), "no metric in {alert}");
+        let told = alert.split("$labels.").skip(1).map(|rest| words(rest).next().unwrap());
+        let told: Vec<_> = told.filter(|label| *label != "instance").collect();
+        for name in asked {
+            let labels = families.get(name).unwrap_or_else(|| panic!("{name} is not shown"));
+            let missing = told.iter().find(|label| !labels.contains(*label));
+            assert_eq!(missing, None, "{name} has no such label");
+        }
+    }
+}
+
 #[test]
 fn the_readme_has_every_code_of_a_stream() {
     let listed: BTreeMap<u32, String> = rows("| code | reason | meaning |")
@@ -279,4 +301,80 @@ fn the_service_starts_the_program_as_it_wants_to_be_started() {
     let read = Command::new(program).args(arguments).arg("--help").output().unwrap();
 
     assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+}
+
+/// Tests are named there as `module::test`, with modules left out that tell nothing; after the first of a file
+/// by the test alone; or as `module` (all of it).
+#[test]
+fn every_test_that_the_list_of_tests_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let list = include_str!("README.md");
+    let mut there = BTreeSet::new();
+    for folder in ["src", "tests", "tests/e2e"] {
+        for file in sources(&root.join(folder)) {
+            let path = file.strip_prefix(root.join(folder)).unwrap().with_extension("");
+            let modules = path.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+            note_items(modules, &fs::read_to_string(&file).unwrap(), &mut there);
+        }
+    }
+
+    let named = names_of_tests(list);
+    assert!(named.len() > 100, "{named:?}");
+    let missing = named.iter().filter(|name| !there.iter().any(|item| is_short_for(name, item)));
+    assert_eq!(missing.collect::<Vec<_>>(), Vec::<&&str>::new());
+}
+
+/// All Rust files of a folder and those in it.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
+    files.filter(|path| path.extension().is_some_and(|ending| ending == "rs")).collect()
+}
+
+/// Adds the paths of a file's functions and modules. The sources are formatted, so a module's brace stands below
+/// its first letter.
+fn note_items(mut at: Vec<String>, text: &str, items: &mut BTreeSet<Vec<String>>) {
+    let mut ends: Vec<String> = Vec::new();
+    items.insert(at.clone());
+    for line in text.lines() {
+        let words = line.trim_start();
+        let item = words.trim_start_matches("pub(crate) ").trim_start_matches("async ");
+        if let Some(name) = item.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(" {")) {
+            ends.push(line.replace(words, "}"));
+            at.push(name.to_owned());
+            items.insert(at.clone());
+        } else if let Some((name, _)) =
+            item.strip_prefix("fn ").and_then(|rest| rest.split_once(['(', '<']))
+        {
+            items.insert([&at[..], &[name.to_owned()]].concat());
+        } else if ends.last().is_some_and(|end| end == line) {
+            _ = (ends.pop(), at.pop());
+        }
+    }
+}
+
+/// What stands between backticks and is a path, the name of a whole module, or as long as a test's name.
+fn names_of_tests(list: &str) -> Vec<&str> {
+    let parts: Vec<&str> = list.split('`').collect();
+    let quoted = parts.windows(2).skip(1).step_by(2);
+    let is_test = |name: &str, after: &str| {
+        name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:".contains(c))
+            && (name.contains("::")
+                || name.matches('_').count() >= 4
+                || after.starts_with(" (all of it)"))
+    };
+    quoted.filter(|pair| is_test(pair[0], pair[1])).map(|pair| pair[0]).collect()
+}
+
+/// Whether `name` is this item's path, with modules left out.
+fn is_short_for(name: &str, item: &[String]) -> bool {
+    let mut parts = name.rsplit("::").peekable();
+    let mut item = item.iter().rev();
+    if item.next().map(String::as_str) != parts.next() {
+        return false;
+    }
+    for module in item {
+        _ = parts.next_if(|part| *part == module.as_str());
+    }
+    parts.peek().is_none()
 }
