@@ -340,8 +340,14 @@ reasons! {
         Superseded = "superseded", Gateway;
         /// The client stopped the stream that carried it (`oversize = "stream"`).
         ClientStopped = "client_stopped", Client;
-        /// The route has no UDP backend, or its socket could not be opened.
+        /// The route has no UDP backend, or there is no way to it.
         NoBackend = "no_backend", Backend;
+        /// The gateway has no local port left for the session's socket.
+        OutOfPorts = "out_of_ports", Gateway;
+        /// The gateway has no file descriptor left for the session's socket.
+        OutOfDescriptors = "out_of_descriptors", Gateway;
+        /// The gateway has no memory for another socket, or no source address that it may use.
+        OutOfResources = "out_of_resources", Gateway;
         /// The kernel's socket buffer towards the backend was full.
         BackendBusy = "backend_busy", Backend;
         /// Nobody listens on the backend's port.

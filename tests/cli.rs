@@ -223,8 +223,9 @@ mod run {
         let dir = Dir::new("run-descriptors");
         let setup = Setup { tcp: echo_tcp().await, udp: echo_udp().await, ..Setup::default() };
         let file = dir.write("tidegate.toml", &setup.toml());
-        let run = ["run", "-c", &file, "--print", "json"];
-        let gateway = Program::start_with(command_under("ulimit -n 64", &run)).await;
+        let log = "info,tidegate::bridge=debug";
+        let run = ["run", "-c", &file, "--print", "json", "--log", log];
+        let mut gateway = Program::start_with(command_under("ulimit -n 64", &run)).await;
         let session = gateway.session("/game").await;
 
         let (mut held, mut reset) = (Vec::new(), 0);
@@ -244,6 +245,9 @@ mod run {
             }
         }
         assert!(reset > 0 && held.len() > 20, "{reset} were reset, {} not", held.len());
+        session.send_datagram(b"lost").unwrap();
+        let lost = gateway.logged("No UDP socket for a session.").await;
+        assert_eq!(lost["reason"], "out_of_descriptors", "{lost}");
 
         // Those that are there go on, and what they leave is taken again.
         for (mut send, mut recv) in held {
@@ -257,6 +261,8 @@ mod run {
         echoes_stream(&session, b"again").await;
         let ends = r#"tidegate_stream_ends_total{reason="out_of_descriptors",route="game"}"#;
         gateway.shows(&format!("{ends} {reset}")).await;
+        let loss = r#"direction="client_to_backend",reason="out_of_descriptors",route="game""#;
+        gateway.shows(&format!("tidegate_datagram_drops_total{{{loss}}} 1")).await;
         let connects = r#"tidegate_backend_connects_total{backend="game",endpoint="0",result="out_of_descriptors"}"#;
         gateway.shows(&format!("{connects} {reset}")).await;
 

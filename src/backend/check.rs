@@ -103,7 +103,11 @@ async fn connect(targets: &[SocketAddr], health: &Health) -> Result<TcpStream, C
 }
 
 fn result_of(error: std::io::Error) -> CheckResult {
-    match DialError::from(error) {
+    result_of_dial(&error.into())
+}
+
+fn result_of_dial(error: &DialError) -> CheckResult {
+    match error {
         DialError::Refused => CheckResult::Refused,
         DialError::Timeout => CheckResult::Timeout,
         error if error.is_ours() => CheckResult::OutOfResources,
@@ -141,7 +145,8 @@ async fn ask_udp(
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
-    let socket = UdpSocket::bind(any).await.map_err(result_of)?;
+    let socket = UdpSocket::bind(any).await;
+    let socket = socket.map_err(|error| result_of_dial(&DialError::of_udp_bind(error)))?;
     socket.connect(target).await.map_err(result_of)?;
     socket.send(&send.0).await.map_err(result_of)?;
     // What is longer is cut, and only its beginning is looked at.

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     config,
     metrics::EndpointMetrics,
-    reason::{Refusal, StreamEnd},
+    reason::{Loss, Refusal, StreamEnd},
 };
 
 /// Why an endpoint gave no connection.
@@ -114,6 +114,29 @@ impl DialError {
             Self::OutOfPorts(_) => Refusal::OutOfPorts,
             Self::OutOfDescriptors(_) => Refusal::OutOfDescriptors,
             Self::OutOfResources(_) | Self::NoSource(_) => Refusal::OutOfResources,
+        }
+    }
+
+    /// How a datagram is lost whose socket this would have been.
+    pub fn loss(&self) -> Loss {
+        match self {
+            Self::OutOfPorts(_) => Loss::OutOfPorts,
+            Self::OutOfDescriptors(_) => Loss::OutOfDescriptors,
+            Self::OutOfResources(_) | Self::NoSource(_) => Loss::OutOfResources,
+            Self::Refused | Self::Timeout | Self::Unresolved => Loss::NoBackend,
+            // For UDP nothing waits for its turn, and there is no TLS.
+            Self::QueueFull | Self::QueueTimeout => Loss::NoBackend,
+            Self::Tls(_) | Self::Failed(_) => Loss::NoBackend,
+        }
+    }
+
+    /// Why a UDP socket gets no address of its own. Unlike a TCP socket, which gets its port when it
+    /// connects, it gets it here.
+    pub(super) fn of_udp_bind(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EADDRINUSE) => Self::OutOfPorts(error),
+            Some(libc::EADDRNOTAVAIL) => Self::NoSource(error),
+            _ => error.into(),
         }
     }
 

@@ -1,9 +1,6 @@
 //! The one member of a session.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
@@ -117,8 +114,8 @@ impl Pin {
     /// failure to move on at.
     ///
     /// # Errors
-    /// What the system said, or that the endpoint has no address for UDP.
-    pub fn open_udp(&self, client: &ClientInfo) -> io::Result<UdpConnection> {
+    /// What the gateway lacks, that the endpoint has no address for UDP, or that no way leads there.
+    pub fn open_udp(&self, client: &ClientInfo) -> Result<UdpConnection, DialError> {
         self.leave_the_dead();
         let member = self.member();
         let socket = self.udp_to(&member, client)?;
@@ -129,10 +126,14 @@ impl Pin {
         self.udp_to(&self.member(), client)
     }
 
-    fn udp_to(&self, member: &Arc<Member>, client: &ClientInfo) -> io::Result<UdpConnection> {
+    fn udp_to(
+        &self,
+        member: &Arc<Member>,
+        client: &ClientInfo,
+    ) -> Result<UdpConnection, DialError> {
         let header = UdpHeader::new(&self.backend.settings, client);
         let witness = Witness { backend: Arc::clone(&self.backend), member: Arc::clone(member) };
-        let dialler = self.backend.dialler(member).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let dialler = self.backend.dialler(member).ok_or(DialError::Unresolved)?;
         UdpConnection::open(&member.addresses().udp, dialler.sources(), header, witness)
     }
 

@@ -91,7 +91,10 @@ pub(super) mod tests {
     const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
 
     /// Takes from a socket the choice of its port (Linux 6.3 and newer).
-    pub(super) fn limit_ports(socket: &impl AsFd, (first, last): (u16, u16)) -> io::Result<()> {
+    pub(in super::super) fn limit_ports(
+        socket: &impl AsFd,
+        (first, last): (u16, u16),
+    ) -> io::Result<()> {
         let range = u32::from(last) << 16 | u32::from(first);
         let length = libc::socklen_t::try_from(size_of_val(&range)).unwrap();
         // SAFETY: `range` is live and of the size given; the kernel copies it before it returns.

@@ -12,7 +12,7 @@ use quinn_udp::{RecvMeta, UdpSocketState};
 use socket2::SockRef;
 use tokio::{io::Interest, net::UdpSocket};
 
-use super::{Backend, member::Member, source::Sources, udp_header::UdpHeader};
+use super::{Backend, DialError, member::Member, source::Sources, udp_header::UdpHeader};
 
 /// Datagrams that one system call may bring: 32 on Linux, 1 where the system brings no more. So many of
 /// the largest that fit a client's path are less than the default of `datagram_send_buffer`, so that a
@@ -38,12 +38,16 @@ impl UdpConnection {
         sources: &Sources,
         header: UdpHeader,
         witness: Witness,
-    ) -> io::Result<Self> {
-        let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no address known");
+    ) -> Result<Self, DialError> {
+        let mut last = DialError::Unresolved;
         for address in addresses {
+            last = DialError::NoSource(io::ErrorKind::AddrNotAvailable.into());
             for source in sources.towards(*address) {
                 match open(*address, source) {
-                    Ok(socket) => return Ok(Self { batches: batches()?, socket, header, witness }),
+                    Ok(socket) => {
+                        let batches = batches().map_err(DialError::of_udp_bind)?;
+                        return Ok(Self { socket, header, batches, witness });
+                    }
                     // The next source may have a port left.
                     Err(error) => last = error,
                 }
@@ -166,15 +170,16 @@ impl Witness {
     }
 }
 
-fn open(address: SocketAddr, source: Option<IpAddr>) -> io::Result<UdpSocket> {
+fn open(address: SocketAddr, source: Option<IpAddr>) -> Result<UdpSocket, DialError> {
     let any = match address {
         SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let socket = std::net::UdpSocket::bind((source.unwrap_or(any), 0))?;
+    let socket = std::net::UdpSocket::bind((source.unwrap_or(any), 0));
+    let socket = socket.map_err(DialError::of_udp_bind)?;
     socket.connect(address)?;
     socket.set_nonblocking(true)?;
-    UdpSocket::from_std(socket)
+    Ok(UdpSocket::from_std(socket)?)
 }
 
 #[cfg(test)]

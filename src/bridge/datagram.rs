@@ -53,7 +53,8 @@ impl<D: Datagrams, O: StreamOpener> DatagramBridge<D, O> {
     pub fn begin(&self) {
         let settings = &self.context.route.settings;
         if settings.datagrams == DatagramsMode::Udp && settings.udp_open == UdpOpen::Session {
-            self.socket();
+            // What failed is told by the datagrams that are lost for it.
+            _ = self.socket();
         }
     }
 
@@ -74,7 +75,7 @@ impl<D: Datagrams, O: StreamOpener> DatagramBridge<D, O> {
         if self.context.route.settings.datagrams == DatagramsMode::Drop {
             return Err(Loss::NoBackend);
         }
-        let socket = self.socket().ok_or(Loss::NoBackend)?;
+        let socket = self.socket()?;
         match socket.send(payload) {
             // The refusal is of an earlier datagram; this one was not sent.
             Err(stale) if stale.kind() == io::ErrorKind::ConnectionRefused => {
@@ -85,26 +86,32 @@ impl<D: Datagrams, O: StreamOpener> DatagramBridge<D, O> {
     }
 
     /// The socket, opened with its task if this is the first use.
-    fn socket(&self) -> Option<&UdpConnection> {
-        if self.socket.get().is_none() {
-            match self.context.pin.open_udp(&self.context.client) {
-                Ok(socket) => self.start(socket),
-                Err(error) => {
-                    debug!(session_id = %self.context.id(), %error, "No UDP socket for a session.");
-                }
+    fn socket(&self) -> Result<&UdpConnection, Loss> {
+        if let Some(socket) = self.socket.get() {
+            return Ok(socket);
+        }
+        match self.context.pin.open_udp(&self.context.client) {
+            Ok(socket) => Ok(self.start(socket)),
+            Err(error) => {
+                let why = error.loss();
+                let error = &error as &dyn std::error::Error;
+                let session_id = self.context.id();
+                debug!(%session_id, reason = %why, error, "No UDP socket for a session.");
+                Err(why)
             }
         }
-        self.socket.get().map(Arc::as_ref)
     }
 
-    fn start(&self, socket: UdpConnection) {
-        let socket = Arc::clone(self.socket.get_or_init(|| Arc::new(socket)));
+    fn start(&self, socket: UdpConnection) -> &UdpConnection {
+        let opened = self.socket.get_or_init(|| Arc::new(socket));
+        let socket = Arc::clone(opened);
         let (context, client) = (Arc::clone(&self.context), self.client.clone());
         let opener = Arc::clone(&self.opener);
         let bridge = async move { carry_down(&context, &socket, &client, &opener).await };
         // After a panic there is nothing to add: it has ended the session, and the queue has counted what
         // it held.
         self.context.lifecycle.spawn(contain(Arc::clone(&self.context), bridge).map(drop));
+        opened
     }
 }
 

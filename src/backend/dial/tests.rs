@@ -6,9 +6,13 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use socket2::{Domain, Type};
 use tokio::io::AsyncReadExt;
 
-use super::{super::tests::*, *};
+use super::{
+    super::{source::tests::limit_ports, tests::*},
+    *,
+};
 use crate::{config::HostPort, metrics::Metrics};
 
 /// A dialler with these settings, and its numbers.
@@ -41,8 +45,7 @@ pub(crate) struct Hanging {
 
 impl Hanging {
     pub(crate) fn new() -> Self {
-        let listener =
-            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let listener = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap().as_socket().unwrap();
@@ -264,6 +267,40 @@ fn each_shortage_has_its_own_word() {
         let told = (error.stream_end(), error.is_ours(), error.is_everywhere());
         assert_eq!(told, (end, ours, everywhere), "{error:?}");
     }
+}
+
+/// What a UDP socket says that is bound, and what a datagram is lost for.
+#[test]
+fn each_shortage_of_udp_has_its_loss() {
+    for (errno, why) in [
+        (libc::EADDRINUSE, Loss::OutOfPorts),
+        (libc::EADDRNOTAVAIL, Loss::OutOfResources),
+        (libc::EMFILE, Loss::OutOfDescriptors),
+        (libc::ENFILE, Loss::OutOfDescriptors),
+        (libc::ENOBUFS, Loss::OutOfResources),
+        (libc::ENOMEM, Loss::OutOfResources),
+        (libc::EACCES, Loss::NoBackend),
+    ] {
+        let error = DialError::of_udp_bind(io::Error::from_raw_os_error(errno));
+        assert_eq!(error.loss(), why, "{error:?}");
+        assert_eq!(error.is_ours(), why != Loss::NoBackend, "{error:?}");
+    }
+    assert_eq!(DialError::Unresolved.loss(), Loss::NoBackend);
+}
+
+/// The kernel's own word for it.
+#[test]
+fn a_udp_socket_without_a_port_is_out_of_ports() {
+    let holder = UdpSocket::bind("127.0.0.25:0").unwrap();
+    let taken = holder.local_addr().unwrap();
+    let socket = socket2::Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+    if limit_ports(&socket, (taken.port(), taken.port())).is_err() {
+        // Linux before 6.3 cannot make them so few.
+        return;
+    }
+    let error = socket.bind(&SocketAddr::new(taken.ip(), 0).into()).unwrap_err();
+    let error = DialError::of_udp_bind(error);
+    assert!(matches!(error, DialError::OutOfPorts(_)), "{error:?}");
 }
 
 #[tokio::test]

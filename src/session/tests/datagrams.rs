@@ -1,6 +1,6 @@
 //! Datagrams both ways, and every way to lose one.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::support::*;
 use crate::{
@@ -137,6 +137,21 @@ async fn a_backend_to_which_no_socket_can_be_opened_costs_each_datagram_alone() 
     client.send_datagram(b"hello");
     client.send_datagram(b"anybody");
     assert_eq!(gateway.route.up.lost.get(Loss::NoBackend), 2);
+}
+
+#[tokio::test]
+async fn without_a_source_address_each_datagram_is_lost_for_that() {
+    let server = UdpServer::new().await;
+    // One of another family, and one that nobody has (RFC 5737).
+    for source in ["::1", "192.0.2.1"] {
+        let mut route = udp_route(server.address());
+        Arc::get_mut(&mut route.backend).unwrap().source = vec![source.parse().unwrap()];
+        let gateway = Gateway::new(route);
+        let client = gateway.session().await;
+        client.send_datagram(b"hello");
+        client.send_datagram(b"anybody");
+        assert_eq!(gateway.route.up.lost.get(Loss::OutOfResources), 2, "{source}");
+    }
 }
 
 #[tokio::test]
