@@ -189,7 +189,7 @@ async fn every_fault_on_streams_is_found_and_named() {
     for (fault, kind, words) in [
         (Fault::WrongByte, "stream-wrong", "byte 40000 of 65536 is wrong"),
         (Fault::EarlyEnd, "stream-short", "ended as if whole after"),
-        (Fault::Reset, "stream-reset", "ended by the server with code 7"),
+        (Fault::Reset, "stream-reset-7", "ended by the server with code 7"),
         (Fault::OneByteMore, "stream-long", "more came back than the 65536 bytes"),
         (Fault::Silence, "stream-stalled", "no byte moved for 3s"),
     ] {

@@ -137,6 +137,7 @@ impl Latency {
 /// Failures of one kind.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub(crate) struct ErrorGroup {
+    /// With the code of a stream that was reset, or the status of a session that was refused.
     pub(crate) kind: String,
     pub(crate) count: u64,
     /// The first of them, in words.

@@ -121,8 +121,8 @@ pub(crate) enum Kind {
     CloseUnanswered,
     /// A stream could not be opened, or its bytes no longer sent or read.
     StreamLost,
-    /// The server stopped or reset a stream.
-    StreamReset,
+    /// The server stopped or reset a stream, with an application's code or one of the protocol.
+    StreamReset(Option<u32>),
     /// The server ended a stream cleanly before the last byte: a cut that looks like an end.
     StreamShort,
     /// More came back than was sent.
@@ -148,7 +148,8 @@ impl Display for Kind {
             Self::SessionCut => "session-cut",
             Self::CloseUnanswered => "close-unanswered",
             Self::StreamLost => "stream-lost",
-            Self::StreamReset => "stream-reset",
+            Self::StreamReset(Some(code)) => return write!(f, "stream-reset-{code}"),
+            Self::StreamReset(None) => "stream-reset",
             Self::StreamShort => "stream-short",
             Self::StreamLong => "stream-long",
             Self::StreamWrong => "stream-wrong",

@@ -151,9 +151,8 @@ fn check_chunk(pattern: Pattern, length: u64, offset: u64, chunk: &[u8]) -> Resu
 fn broken(where_: &str, error: StreamError) -> Failure {
     let kind = match error {
         StreamError::Lost | StreamError::SessionGone => Kind::StreamLost,
-        StreamError::Ended(_) | StreamError::Rejected | StreamError::Protocol(_) => {
-            Kind::StreamReset
-        }
+        StreamError::Ended(code) => Kind::StreamReset(Some(code)),
+        StreamError::Rejected | StreamError::Protocol(_) => Kind::StreamReset(None),
     };
     Failure::new(kind, format!("{where_}: {error}"))
 }
