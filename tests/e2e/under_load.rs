@@ -155,7 +155,7 @@ fn counted(gateway: &TestGateway, name: &str, labels: &[(&str, &str)]) -> u64 {
     gateway.metric(name, labels) as u64
 }
 
-/// Issue C, "done when". Both servers stop in mid-reply, so that each has streams that are open when one of
+/// Both servers stop in mid-reply, so that each has streams that are open when one of
 /// them is killed; while it is dead the other serves on, and stops again so that the run is not over before
 /// the dead one is back.
 #[tokio::test]
