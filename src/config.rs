@@ -194,6 +194,8 @@ pub struct Limits {
     pub early_datagrams: u32,
     /// What one client address may have of it.
     pub per_client: PerClientLimits,
+    /// What one connection may have of it.
+    pub per_connection: PerConnectionLimits,
 }
 
 impl Default for Limits {
@@ -207,6 +209,7 @@ impl Default for Limits {
             early_streams: 64,
             early_datagrams: 64,
             per_client: PerClientLimits::default(),
+            per_connection: PerConnectionLimits::default(),
         }
     }
 }
@@ -230,6 +233,20 @@ impl Default for PerClientLimits {
             sessions: Limit::AtMost(1_000),
             session_rate: Rate::per_second(100),
         }
+    }
+}
+
+/// What one QUIC connection may have.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PerConnectionLimits {
+    /// Streams that are taken from the client, of each kind: requests and streams of sessions, also such as
+    /// end before they say what they are. Above it the next ones wait. Default 2,000 a second.
+    pub stream_rate: Rate,
+}
+
+impl Default for PerConnectionLimits {
+    fn default() -> Self {
+        Self { stream_rate: Rate::per_second(2_000) }
     }
 }
 

@@ -136,11 +136,13 @@ fn services(
             early_datagrams: config.limits.early_datagrams as usize,
             timeouts: config.timeouts.clone(),
             initial_bidi_streams: listener.transport.initial_bidi_streams.into(),
+            stream_rate: config.limits.per_connection.stream_rate,
             session_credit: webtransport::SessionCredit::of(&listener.transport),
             stream_window: listener.transport.stream_window.0,
             local: bound.address,
             lifecycle: lifecycle.clone(),
             metrics: metrics.clone(),
+            listener: metrics.listener(&listener.name),
         };
         Some((bound.address, Arc::new(service)))
     };

@@ -23,6 +23,7 @@
 //! What always holds:
 //! - no more is held for a client than the configuration says: field sections by `limits.header_bytes`,
 //!   early streams and datagrams by number and time, everything else by QUIC's windows;
+//! - no more streams a second are taken from a client than the configuration says, whatever they are;
 //! - no GOAWAY is sent while a session lives: Chromium 156 crashes on it;
 //! - a client may open and send as much as it was told, and gets as much as it has told (`flow`);
 //! - a session's streams end with WT_SESSION_GONE once the session has;
@@ -41,6 +42,7 @@ pub(crate) mod demux;
 pub(crate) mod dialect;
 pub(crate) mod fields;
 pub(crate) mod flow;
+mod gate;
 pub(crate) mod guard;
 pub(crate) mod head;
 #[cfg(any(test, fuzzing))]

@@ -129,6 +129,9 @@ connections = "unlimited"
 sessions = "unlimited"
 session_rate = "unlimited"
 
+[limits.per_connection]
+stream_rate = "unlimited"
+
 [drain]
 delay = "0s" # no balancer has to look away first
 grace = "5s"

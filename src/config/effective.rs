@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::{
     Backend, BackendTls, CertificateFiles, CertificateSource, Check, Config, DatagramKey, Dial,
-    Ejection, Endpoint, Health, Keepalive, Limits, Listener, Payload, PerClientLimits, Roots,
-    Route, Server, Timeouts, Transport, raw,
+    Ejection, Endpoint, Health, Keepalive, Limits, Listener, Payload, PerClientLimits,
+    PerConnectionLimits, Roots, Route, Server, Timeouts, Transport, raw,
     read::{HexBytes, Workers},
     units::{Patience, Period},
 };
@@ -120,6 +120,7 @@ fn limits(limits: &Limits) -> raw::Limits {
         early_streams: Some(limits.early_streams),
         early_datagrams: Some(limits.early_datagrams),
         per_client: Some(per_client(&limits.per_client)),
+        per_connection: Some(per_connection(&limits.per_connection)),
         ..Default::default()
     }
 }
@@ -131,6 +132,10 @@ fn per_client(limits: &PerClientLimits) -> raw::PerClientLimits {
         session_rate: Some(limits.session_rate),
         ..Default::default()
     }
+}
+
+fn per_connection(limits: &PerConnectionLimits) -> raw::PerConnectionLimits {
+    raw::PerConnectionLimits { stream_rate: Some(limits.stream_rate), ..Default::default() }
 }
 
 fn timeouts(timeouts: &Timeouts) -> raw::Timeouts {

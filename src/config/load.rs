@@ -23,7 +23,8 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
-    Admin, ByteSize, Config, Drain, Limits, PerClientLimits, Problem, Problems, Timeouts,
+    Admin, ByteSize, Config, Drain, Limits, PerClientLimits, PerConnectionLimits, Problem,
+    Problems, Timeouts,
     problems::{Collector, line_at},
     raw::{self, Section},
 };
@@ -176,6 +177,7 @@ fn limits(raw: raw::Limits, problems: &mut Collector<'_>) -> Limits {
             0..=MOST_EARLY,
         ),
         per_client: per_client(raw.per_client.unwrap_or_default()),
+        per_connection: per_connection(&raw.per_connection.unwrap_or_default()),
     }
 }
 
@@ -186,6 +188,11 @@ fn per_client(raw: raw::PerClientLimits) -> PerClientLimits {
         sessions: raw.sessions.unwrap_or(default.sessions),
         session_rate: raw.session_rate.unwrap_or(default.session_rate),
     }
+}
+
+fn per_connection(raw: &raw::PerConnectionLimits) -> PerConnectionLimits {
+    let default = PerConnectionLimits::default();
+    PerConnectionLimits { stream_rate: raw.stream_rate.unwrap_or(default.stream_rate) }
 }
 
 /// Bounds what a client can make the gateway hold before it has a session.

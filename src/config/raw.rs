@@ -195,6 +195,7 @@ section! {
         early_streams: u32,
         early_datagrams: u32,
         per_client: PerClientLimits,
+        per_connection: PerConnectionLimits,
     }
 }
 
@@ -204,6 +205,13 @@ section! {
         connections: Limit,
         sessions: Limit,
         session_rate: Rate,
+    }
+}
+
+section! {
+    /// `[limits.per_connection]`
+    PerConnectionLimits {
+        stream_rate: Rate,
     }
 }
 

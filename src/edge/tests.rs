@@ -65,6 +65,7 @@ fn config(workers: u32) -> Config {
             early_streams: 64,
             early_datagrams: 64,
             per_client: config::PerClientLimits::default(),
+            per_connection: config::PerConnectionLimits::default(),
         },
         timeouts: Timeouts {
             handshake: DEADLINE,

@@ -16,6 +16,7 @@ pub(super) struct ListenerFamilies {
     handshake_seconds: HistogramVec,
     retries: IntCounterVec,
     incoming_refused: IntCounterVec,
+    stream_pauses: IntCounterVec,
     socket_drops: IntCounterVec,
     socket_buffer: IntGaugeVec,
     gso_segments: IntGaugeVec,
@@ -45,6 +46,12 @@ impl ListenerFamilies {
                 "quic_incoming_refused_total",
                 "QUIC connection attempts refused.",
                 &["listener", "reason"],
+            ),
+            stream_pauses: counters(
+                r,
+                "quic_stream_pauses_total",
+                "Times a connection's next streams had to wait because of its stream rate.",
+                &["listener"],
             ),
             socket_drops: counters(
                 r,
@@ -82,6 +89,7 @@ impl ListenerFamilies {
             refused_handshakes: refused("too_many_handshakes"),
             refused_client_connections: refused("client_connections"),
             refused_draining: refused("draining"),
+            stream_pauses: self.stream_pauses.with_label_values(&[name]),
             socket_drops: self.socket_drops.with_label_values(&[name]),
             receive_buffer: self.socket_buffer.with_label_values(&[name, "receive"]),
             send_buffer: self.socket_buffer.with_label_values(&[name, "send"]),
@@ -111,6 +119,8 @@ pub struct ListenerMetrics {
     pub refused_client_connections: IntCounter,
     /// Connection attempts refused because the process drains.
     pub refused_draining: IntCounter,
+    /// Times that a connection's next streams were not taken for a moment, because it opened too many.
+    pub stream_pauses: IntCounter,
     /// Packets that the kernel dropped because a socket's buffer was full.
     pub socket_drops: IntCounter,
     /// Kernel receive buffer granted to each socket, in bytes.

@@ -17,6 +17,7 @@ use super::{
     demux::{Demux, RequestContext, RequestStream},
     dialect,
     flow::SessionCredit,
+    gate::Gate,
     guard::Sender,
     head::{Kind, Opened, ReadHead},
     mailbox::{Mailbox, Note},
@@ -26,7 +27,7 @@ use super::{
 use crate::{
     config,
     lifecycle::Lifecycle,
-    metrics::{Metrics, Reasons},
+    metrics::{ListenerMetrics, Metrics, Reasons},
     reason::{Loss, Refusal},
 };
 
@@ -55,6 +56,8 @@ pub struct Service {
     pub timeouts: config::Timeouts,
     /// Bidirectional streams that the client may open at first.
     pub initial_bidi_streams: u64,
+    /// Streams of each kind that are taken from the client.
+    pub stream_rate: config::Rate,
     /// What session flow control lets the client do in each session.
     pub session_credit: SessionCredit,
     /// Bytes that the client may have in flight on a stream.
@@ -65,6 +68,8 @@ pub struct Service {
     pub lifecycle: Lifecycle,
     /// Where refusals are counted that no route is to blame for.
     pub metrics: Metrics,
+    /// The listener's numbers.
+    pub listener: ListenerMetrics,
 }
 
 /// Serves a connection until it ends. Session requests go to `on_request`, which must not block.
@@ -114,6 +119,8 @@ pub async fn serve(
         datagrams_read: 0,
         bidi_credit: service.initial_bidi_streams,
         seen: Seen::default(),
+        bidi_gate: Gate::default(),
+        uni_gate: Gate::default(),
         settings: Arc::new(settings),
         heads: FuturesUnordered::new(),
         critical: FuturesUnordered::new(),
@@ -142,6 +149,9 @@ struct Connection {
     datagrams_read: u64,
     bidi_credit: u64,
     seen: Seen,
+    /// One for each kind, so that no flood of requests holds up a control stream.
+    bidi_gate: Gate,
+    uni_gate: Gate,
     settings: SettingsSlot,
     heads: FuturesUnordered<ReadHead>,
     critical: FuturesUnordered<Boxed<Fault>>,
@@ -184,15 +194,17 @@ impl Connection {
 
         loop {
             tokio::select! {
-                opened = &mut accept_bi => {
+                opened = &mut accept_bi, if self.bidi_gate.is_open() => {
                     accept_bi.set(quic.accept_bi());
                     let Ok((send, recv)) = opened else { return };
+                    self.passed(|connection| &mut connection.bidi_gate);
                     self.registry.opened(recv.id().into());
                     self.read_head(Some(send), recv);
                 }
-                opened = &mut accept_uni => {
+                opened = &mut accept_uni, if self.uni_gate.is_open() => {
                     accept_uni.set(quic.accept_uni());
                     let Ok(recv) = opened else { return };
+                    self.passed(|connection| &mut connection.uni_gate);
                     self.read_head(None, recv);
                 }
                 datagram = &mut read_datagram => {
@@ -219,6 +231,8 @@ impl Connection {
                 () = &mut killed => self.dead_at = Some(Instant::now() + KILL_PATIENCE),
                 () = &mut alarm, if armed.is_some() => {
                     let now = Instant::now();
+                    self.bidi_gate.tell_time(now);
+                    self.uni_gate.tell_time(now);
                     self.lost.add(Loss::Early, self.registry.expire(now));
                     if [self.idle_until, self.dead_at].into_iter().flatten().any(|at| at <= now) {
                         return self.close(error::H3_NO_ERROR, b"");
@@ -230,6 +244,14 @@ impl Connection {
                 armed = next;
                 alarm.as_mut().reset(armed.unwrap_or_else(Instant::now));
             }
+        }
+    }
+
+    /// Holds the streams of a kind to their rate.
+    fn passed(&mut self, gate: impl FnOnce(&mut Self) -> &mut Gate) {
+        let rate = self.service.stream_rate;
+        if gate(self).passed(rate, Instant::now()) {
+            self.service.listener.stream_pauses.inc();
         }
     }
 
@@ -372,7 +394,9 @@ impl Connection {
 
     /// When there is something to do though nothing comes.
     fn next_alarm(&self) -> Option<Instant> {
-        [self.registry.next_expiry(), self.idle_until, self.dead_at].into_iter().flatten().min()
+        let gates = [self.bidi_gate.shut_until(), self.uni_gate.shut_until()];
+        let others = [self.registry.next_expiry(), self.idle_until, self.dead_at];
+        gates.into_iter().chain(others).flatten().min()
     }
 
     /// Closes the connection. The loop ends at its next turn, when nothing more can be accepted.

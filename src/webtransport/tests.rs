@@ -176,11 +176,13 @@ fn server_with(session_credit: SessionCredit) -> Server {
             linger: Duration::from_millis(100),
         },
         initial_bidi_streams: 128,
+        stream_rate: config::Rate::Unlimited,
         session_credit,
         stream_window: 1_250_000,
         local: address,
         lifecycle: lifecycle.clone(),
         metrics: Metrics::new(),
+        listener: Metrics::new().listener("test"),
     });
     let (tell_ends, ends) = tokio::sync::mpsc::channel(16);
     let (tell_openers, openers) = tokio::sync::mpsc::channel(16);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use http::header::RETRY_AFTER;
 use tidegate::client::{ConnectError, Connection, Refused, RequestOptions, Session};
 use tokio::time::{Instant, sleep};
@@ -183,4 +184,28 @@ async fn an_address_that_asks_too_often_gets_429_and_may_try_again_when_it_is_to
     sleep(Duration::from_secs(1)).await;
     echoes(&ask_from(&gateway, "127.0.0.1").await.unwrap()).await;
     gateway.shut_down().await;
+}
+
+/// Bursts are honest. By default 256 streams are none; where they are, they wait and nothing is lost.
+#[tokio::test]
+async fn streams_that_are_opened_at_once_all_come_through_their_connections_rate() {
+    for (keys, is_slowed) in [("", false), ("stream_rate = \"100/s\"", true)] {
+        let setup = Setup::new().route("/x", Some(crate::harness::echo_tcp().await), None);
+        let gateway = setup.tables(&format!("[limits.per_connection]\n{keys}")).start().await;
+        let session = gateway.session("/x").await;
+        let begun = Instant::now();
+        let streams = (0..256_u32).map(async |i| {
+            let (mut send, mut recv) = soon(session.open_bidi()).await.unwrap();
+            send.write(&i.to_be_bytes()).await.unwrap();
+            send.finish();
+            assert_eq!(soon(recv.read_to_end(10)).await.unwrap(), i.to_be_bytes());
+        });
+        join_all(streams).await;
+        let pauses = gateway.metric("tidegate_quic_stream_pauses_total", &[]);
+        assert_eq!(pauses > 0.0, is_slowed, "{pauses}");
+        // The request is a stream too, and one is let through before the first pause.
+        let least = if is_slowed { (256 + 1 - 100 - 1) * 1000 / 100 } else { 0 };
+        assert!(begun.elapsed() >= Duration::from_millis(least), "{:?}", begun.elapsed());
+        gateway.shut_down().await;
+    }
 }
