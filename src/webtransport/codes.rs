@@ -52,6 +52,7 @@ pub(crate) const WT_FLOW_CONTROL_ERROR: u32 = 0x045d_4487;
 /// Error codes for streams and connections.
 pub(crate) mod error {
     pub(crate) const H3_NO_ERROR: u64 = 0x100;
+    pub(crate) const H3_GENERAL_PROTOCOL_ERROR: u64 = 0x101;
     pub(crate) const H3_STREAM_CREATION_ERROR: u64 = 0x103;
     pub(crate) const H3_CLOSED_CRITICAL_STREAM: u64 = 0x104;
     pub(crate) const H3_FRAME_UNEXPECTED: u64 = 0x105;

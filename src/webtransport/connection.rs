@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tracing::debug;
 
@@ -90,13 +90,7 @@ pub async fn serve(
     };
     let control_head = dialect::control_stream_head(service.header_bytes, service.session_credit);
     let demux = Demux::new(context.clone(), demuxed, control_head);
-    // An error means that the connection is gone already.
-    let built = h3::server::builder()
-        .send_grease(false)
-        .max_field_section_size(service.header_bytes)
-        .build(demux)
-        .await;
-    let Ok(mut h3) = built else { return };
+    let Some(mut h3) = begin(demux, &quic, &service).await else { return };
 
     let now = Instant::now();
     let mut connection = Connection {
@@ -135,6 +129,31 @@ pub async fn serve(
     };
     connection.run(&mut h3, on_request).await;
     connection.count_overflow();
+}
+
+/// Begins HTTP/3: opens the control stream and says the settings on it.
+///
+/// A client has to give credit for that from the start (RFC 9114 section 6.2). One that does not is given
+/// up in time, and at once where the gateway drains: there can be no session to wait for.
+async fn begin(
+    demux: Demux,
+    quic: &quinn::Connection,
+    service: &Service,
+) -> Option<h3::server::Connection<Demux, Bytes>> {
+    let mut builder = h3::server::builder();
+    builder.send_grease(false).max_field_section_size(service.header_bytes);
+    let (code, reason) = tokio::select! {
+        biased;
+        // An error means that the connection is gone already.
+        built = builder.build(demux) => return built.ok(),
+        () = service.lifecycle.draining() => (error::H3_NO_ERROR, ""),
+        () = sleep(service.timeouts.request) => {
+            (error::H3_GENERAL_PROTOCOL_ERROR, "no credit for the control stream")
+        }
+    };
+    debug!(client = %quic.remote_address(), "Connection closed: it takes no settings.");
+    quic.close(codes::quic(code), reason.as_bytes());
+    None
 }
 
 /// The state of a connection's task.

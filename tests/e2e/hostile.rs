@@ -4,15 +4,16 @@
 
 use std::time::Duration;
 
-use quinn::{ConnectionError, ReadError};
+use quinn::{ConnectionError, ReadError, TransportConfig};
 use tidegate::client::{Connection, RequestOptions, Session};
 use tokio::time::{Instant, timeout};
 
 use crate::{
     harness::{Setup, TestGateway, echo_tcp, echo_udp, soon},
-    raw::{self, Raw, close_session, headers, session_fields},
+    raw::{self, H3_NO_ERROR, Raw, close_session, headers, session_fields},
 };
 
+const H3_GENERAL_PROTOCOL_ERROR: u64 = 0x101;
 const H3_REQUEST_INCOMPLETE: u64 = 0x10d;
 const WT_BUFFERED_STREAM_REJECTED: u64 = 0x3994_bd84;
 
@@ -107,6 +108,39 @@ async fn a_connection_that_asks_for_nothing_is_closed() {
     let ConnectionError::ApplicationClosed(close) = closed else { panic!("{closed}") };
     assert_eq!(close.error_code.into_inner(), 0x100);
     gateway.shut_down().await;
+}
+
+/// Limits under which the gateway cannot say its settings: no stream, or no byte on it.
+fn mute() -> [TransportConfig; 2] {
+    let (mut no_stream, mut no_byte) = (TransportConfig::default(), TransportConfig::default());
+    no_stream.max_concurrent_uni_streams(0_u8.into());
+    no_byte.stream_receive_window(0_u8.into());
+    [no_stream, no_byte]
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_settings_is_given_up_in_time() {
+    let setup = Setup::new().route("/echo", None, Some(echo_udp().await));
+    let gateway = setup.tables("[timeouts]\nrequest = \"200ms\"").start().await;
+    for limits in mute() {
+        let raw = Raw::connect_with(&gateway, limits).await;
+        assert_eq!(raw.closed().await, H3_GENERAL_PROTOCOL_ERROR);
+    }
+    gateway.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_settings_does_not_hold_up_the_gateways_end() {
+    let setup = Setup::new().route("/echo", None, Some(echo_udp().await));
+    let gateway = setup.tables("[timeouts]\nrequest = \"60s\"").start().await;
+    let [one, other] = mute();
+    let clients =
+        [Raw::connect_with(&gateway, one).await, Raw::connect_with(&gateway, other).await];
+    gateway.metric_reaches("tidegate_quic_connections", &[], 2.0).await;
+    gateway.shut_down().await;
+    for client in clients {
+        assert_eq!(client.closed().await, H3_NO_ERROR);
+    }
 }
 
 /// Chromium leaves connections open after the last session; the gateway must not.

@@ -9,7 +9,7 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use httlib_huffman::DecoderSpeed;
 use quinn::{
-    ClosedStream, ConnectionError, ReadError, RecvStream, SendStream, WriteError,
+    ClosedStream, ConnectionError, ReadError, RecvStream, SendStream, TransportConfig, WriteError,
     crypto::rustls::QuicClientConfig,
 };
 use rustls::{
@@ -198,7 +198,19 @@ impl Raw {
 
     /// The same with a gateway that is a process of its own.
     pub(crate) async fn connect_to(address: SocketAddr, hash: [u8; 32]) -> Self {
-        let quic = endpoint(hash);
+        Self::connect_by(address, endpoint(hash)).await
+    }
+
+    /// Connects with limits of the test's, and says nothing.
+    pub(crate) async fn connect_with(gateway: &TestGateway, limits: TransportConfig) -> Self {
+        let mut quic = endpoint(gateway.hash());
+        let mut config = client_config(gateway.hash());
+        config.transport_config(Arc::new(limits));
+        quic.set_default_client_config(config);
+        Self::connect_by(gateway.address(), quic).await
+    }
+
+    async fn connect_by(address: SocketAddr, quic: quinn::Endpoint) -> Self {
         let connecting = quic.connect(address, "localhost").unwrap();
         let connection = soon(connecting).await.unwrap();
         Self { quic: connection, _kept: (Vec::new(), quic) }
@@ -481,6 +493,13 @@ fn take_text(section: &mut &[u8], bits: u32) -> String {
 
 /// A client's socket that believes a certificate by its hash.
 fn endpoint(hash: [u8; 32]) -> quinn::Endpoint {
+    let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let mut endpoint = quinn::Endpoint::client(local).unwrap();
+    endpoint.set_default_client_config(client_config(hash));
+    endpoint
+}
+
+fn client_config(hash: [u8; 32]) -> quinn::ClientConfig {
     let provider = Arc::new(default_provider());
     let mut tls = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -489,11 +508,7 @@ fn endpoint(hash: [u8; 32]) -> quinn::Endpoint {
         .with_custom_certificate_verifier(Arc::new(Pinned { hash, provider }))
         .with_no_client_auth();
     tls.alpn_protocols = vec![b"h3".to_vec()];
-    let tls = QuicClientConfig::try_from(tls).unwrap();
-    let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let mut endpoint = quinn::Endpoint::client(local).unwrap();
-    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
-    endpoint
+    quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
 }
 
 struct Pinned {
