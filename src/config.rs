@@ -256,8 +256,8 @@ pub struct Timeouts {
     /// From the first packet to the end of the QUIC handshake. Default 10 s.
     pub handshake: Duration,
     /// From the first byte of a request or of a stream's header to its last one; and how long a
-    /// session request waits for the client's SETTINGS, and the gateway for credit to send its own.
-    /// Default 5 s.
+    /// session request waits for the client's SETTINGS, and the gateway for credit to send its own or an
+    /// answer. Default 5 s.
     pub request: Duration,
     /// How long a connection without session or request is kept. Default 10 s.
     pub idle_connection: Duration,

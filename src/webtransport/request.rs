@@ -73,11 +73,12 @@ impl Requests {
         match Wanted::of(self.notes.take(id), request.method()) {
             Wanted::Session(protocol) => self.session(&request, stream, protocol).await,
             Wanted::Page => {
-                answer(&request, stream).await;
+                // Past it nobody reads.
+                _ = timeout(self.patience, answer(&request, stream)).await;
                 Resolved::Answered
             }
             Wanted::Refused(why) => {
-                refuse(stream, why).await;
+                refuse(stream, why, self.patience).await;
                 Resolved::Refused(why)
             }
             Wanted::Malformed => {
@@ -103,7 +104,7 @@ impl Requests {
             // The connection is gone.
             Ok(Err(_)) => return Resolved::Answered,
             Err(_) => {
-                refuse(stream, Refusal::SettingsTimeout).await;
+                refuse(stream, Refusal::SettingsTimeout, self.patience).await;
                 return Resolved::Refused(Refusal::SettingsTimeout);
             }
         };
@@ -113,7 +114,7 @@ impl Requests {
         let client = self.quic.remote_address();
         let local = self.quic.local_ip().map(|ip| SocketAddr::new(ip, self.local.port()));
         let Some(head) = head(request, dialect, protocols, client, local) else {
-            refuse(stream, Refusal::BadRequest).await;
+            refuse(stream, Refusal::BadRequest, self.patience).await;
             return Resolved::Refused(Refusal::BadRequest);
         };
         let head = RequestHead { tls: tls(&self.quic).map(Arc::new), ..head };
@@ -136,6 +137,7 @@ impl Requests {
             datagrams,
             form,
             says_draft02: request.headers().contains_key("sec-webtransport-http3-draft02"),
+            patience: self.patience,
         }))
     }
 }
@@ -238,10 +240,12 @@ async fn answer(request: &Request<()>, mut stream: Stream) {
     }
 }
 
-/// Refuses a session. Errors mean that the client is not there to read it.
+/// Refuses a session. Errors mean that the client is not there to read it, and so does credit that it does
+/// not give in time.
 async fn refuse<S: h3::quic::SendStream<Bytes>>(
     mut stream: RequestStream<S, Bytes>,
     refused: impl Into<Refused>,
+    patience: Duration,
 ) {
     let Refused { why, retry_after_seconds } = refused.into();
     let status = StatusCode::from_u16(why.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -255,9 +259,12 @@ async fn refuse<S: h3::quic::SendStream<Bytes>>(
         response = response.header(header::ALLOW, "GET, HEAD");
     }
     let response = response.body(()).expect("all of it is from closed lists");
-    if stream.send_response(response).await.is_ok() {
-        _ = stream.finish().await;
-    }
+    let told = async {
+        if stream.send_response(response).await.is_ok() {
+            _ = stream.finish().await;
+        }
+    };
+    _ = timeout(patience, told).await;
 }
 
 /// A client's request for a WebTransport session.
@@ -272,6 +279,8 @@ pub struct SessionRequest {
     form: Form,
     flow: Arc<Flow>,
     says_draft02: bool,
+    /// How long the client may give no credit for the answer.
+    patience: Duration,
 }
 
 impl transport::SessionRequest for SessionRequest {
@@ -306,16 +315,18 @@ impl transport::SessionRequest for SessionRequest {
             response = response.header(protocols::CHOSEN, value);
         }
         let response = response.body(()).expect("the one value that is not fixed has been checked");
-        let Self { id, mut send, incoming, mailbox, flow, .. } = self;
+        let Self { id, mut send, incoming, mailbox, flow, patience, .. } = self;
         // Streams and datagrams that came early go to the session before any that come now.
         mailbox.post(Note::Accepted(id, events, Arc::clone(&flow)));
-        match send.send_response(response).await {
-            Ok(()) => Ok(Session::new(id, send, incoming, mailbox, flow)),
-            Err(error) => Err(incoming.end(&error)),
+        match timeout(patience, send.send_response(response)).await {
+            Ok(Ok(())) => Ok(Session::new(id, send, incoming, mailbox, flow)),
+            Ok(Err(error)) => Err(incoming.end(&error)),
+            // A session that it does not know of would keep its place for as long as it likes.
+            Err(_elapsed) => Err(ClientEnd::ConnectionLost),
         }
     }
 
     async fn refuse(self, refused: impl Into<Refused> + Send) {
-        refuse(self.send, refused).await;
+        refuse(self.send, refused, self.patience).await;
     }
 }

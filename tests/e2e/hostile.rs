@@ -15,6 +15,7 @@ use crate::{
 
 const H3_GENERAL_PROTOCOL_ERROR: u64 = 0x101;
 const H3_REQUEST_INCOMPLETE: u64 = 0x10d;
+const H3_REQUEST_REJECTED: u64 = 0x10b;
 const WT_BUFFERED_STREAM_REJECTED: u64 = 0x3994_bd84;
 
 /// A gateway, a connection to it with a session, and another client's session that must not suffer.
@@ -141,6 +142,31 @@ async fn a_client_that_takes_no_settings_does_not_hold_up_the_gateways_end() {
     for client in clients {
         assert_eq!(client.closed().await, H3_NO_ERROR);
     }
+}
+
+/// The bytes of the gateway's control stream are let through, and not one of an answer.
+#[tokio::test]
+async fn a_client_that_takes_no_answer_holds_no_place() {
+    let setup = Setup::new()
+        .route_with("/one", None, Some(echo_udp().await), "limits = { sessions = 1 }")
+        .tables("[timeouts]\nrequest = \"200ms\"");
+    let gateway = setup.start().await;
+    let honest = Raw::connect(&gateway).await;
+    let mut control = honest.accept_uni().await;
+    let settings = soon(control.read_chunk(usize::MAX, true)).await.unwrap().unwrap();
+
+    let mut limits = TransportConfig::default();
+    limits.receive_window(u32::try_from(settings.bytes.len()).unwrap().into());
+    let mut deaf = Raw::connect_with(&gateway, limits).await;
+    deaf.say_settings().await;
+    // One is accepted and one refused, and neither can be told so.
+    for path in ["/one", "/none"] {
+        let mut stream = deaf.bidi(&headers(&session_fields(path))).await;
+        assert_eq!(reset_code(&mut stream.recv).await, H3_REQUEST_REJECTED, "{path}");
+    }
+    let session = gateway.session("/one").await;
+    session.close(0, "").await;
+    gateway.shut_down().await;
 }
 
 /// Chromium leaves connections open after the last session; the gateway must not.
