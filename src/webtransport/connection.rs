@@ -129,6 +129,7 @@ pub async fn serve(
     };
     connection.run(&mut h3, on_request).await;
     connection.count_overflow();
+    connection.count_waiting();
 }
 
 /// Begins HTTP/3: opens the control stream and says the settings on it.
@@ -357,6 +358,11 @@ impl Connection {
     fn count_overflow(&self) {
         let came = self.context.quic.stats().frame_rx.datagram;
         self.lost.add(Loss::ReceiveOverflow, came.saturating_sub(self.datagrams_read));
+    }
+
+    /// Counts the datagrams that still wait for a session, which will not come any more.
+    fn count_waiting(&self) {
+        self.lost.add(Loss::Early, self.registry.waiting_datagrams());
     }
 
     fn refused(&self, why: Refusal) {

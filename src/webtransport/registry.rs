@@ -230,6 +230,11 @@ impl Registry {
         (before - self.datagrams.len()) as u64
     }
 
+    /// Datagrams that wait for their session.
+    pub(crate) fn waiting_datagrams(&self) -> u64 {
+        self.datagrams.len() as u64
+    }
+
     /// Bidirectional streams open now in all sessions.
     pub(crate) fn open_bidi_streams(&self) -> u64 {
         self.live.values().map(|live| live.events.open_bidi_streams()).sum()

@@ -660,6 +660,24 @@ async fn datagrams_without_a_session_are_dropped_and_counted() {
     scene.ends_unharmed().await;
 }
 
+/// What waits for a session is lost with the connection, and not without a word.
+#[tokio::test]
+async fn datagrams_that_wait_when_the_connection_ends_are_counted() {
+    let gateway = TestGateway::echo().await;
+    let raw = Raw::with_settings(&gateway).await;
+    let session = raw.session("/echo").await;
+    for _ in 0..3 {
+        raw.datagram(&[&varint(60)[..], b"early"].concat());
+    }
+    // They come in order: with its answer those before it are there.
+    raw.check(session.id()).await;
+    raw.leave();
+    let labels = [("route", "_none"), ("reason", "early")];
+    gateway.metric_reaches("tidegate_quic_connections", &[], 0.0).await;
+    gateway.metric_reaches("tidegate_datagram_drops_total", &labels, 3.0).await;
+    gateway.shut_down().await;
+}
+
 /// S17, G1. A code that carries none of an application's is passed on as a reset without one.
 #[tokio::test]
 async fn a_foreign_reset_code_is_a_reset_all_the_same() {
