@@ -184,8 +184,9 @@ struct Permits {
 /// Serves one request for a session until it is refused or the session has ended.
 pub async fn run<R: SessionRequest>(request: R, context: Arc<SessionContext>) {
     let asked = Instant::now();
-    let head = Arc::new(request.head().clone());
-    match context.admit(&head) {
+    let decision = context.admit(request.head());
+    let head = Arc::new(request.head().to_keep());
+    match decision {
         Ok(admission) => {
             // What it had reserved is free again before the client takes its refusal, or does not.
             if let Err((request, why)) = serve(request, head, admission, asked, &context).await {

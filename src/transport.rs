@@ -29,7 +29,8 @@ pub struct RequestHead {
     pub path: String,
     /// What followed the `?`, if there was one.
     pub query: Option<String>,
-    /// The application protocols that the client speaks, those that it likes best first.
+    /// The application protocols that the client speaks, those that it likes best first. Not kept once one
+    /// is chosen.
     pub protocols: Vec<String>,
     /// The `Origin` header, which browsers always send and native clients seldom.
     pub origin: Option<String>,
@@ -41,6 +42,14 @@ pub struct RequestHead {
     pub dialect: &'static str,
     /// The TLS beneath, if there is any.
     pub tls: Option<Arc<Tls>>,
+}
+
+impl RequestHead {
+    /// What is of use for as long as a session lives: all but the application protocols, of which one has
+    /// been chosen. A long list of short ones takes many times the bytes that it came in.
+    pub(crate) fn to_keep(&self) -> Self {
+        Self { protocols: Vec::new(), ..self.clone() }
+    }
 }
 
 /// What a transport knows of the TLS beneath a client's connection. What a client's certificate says will

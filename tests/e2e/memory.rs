@@ -229,3 +229,21 @@ async fn what_comes_for_sessions_that_never_come_is_not_held() {
     raw.check(session.id()).await;
     gateway.has_kept_within_bounds(before).await;
 }
+
+/// S25. One application protocol is chosen; the others are of no use as long as the session lives.
+#[tokio::test]
+async fn what_sessions_offer_is_not_held() {
+    let gateway = GatewayProcess::start("offers").await;
+    let (raw, session) = gateway.client().await;
+    let before = gateway.peak();
+    let offer = vec!["\"a\""; 3500].join(",");
+    let fields = [session_fields("/echo"), vec![("wt-available-protocols", &*offer)]].concat();
+    let mut sessions = Vec::new();
+    for _ in 0..110 {
+        let mut session = raw.bidi(&headers(&fields)).await;
+        assert_eq!(session.response().await.status, 200);
+        sessions.push(session);
+    }
+    raw.check(session.id()).await;
+    gateway.has_kept_within_bounds(before).await;
+}
