@@ -7,11 +7,11 @@
 
 mod reload;
 
-use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::time::{sleep, timeout};
-use tracing::info;
+use tracing::{error, info};
 
 pub use self::reload::{ReloadError, Reloaded};
 use crate::{
@@ -266,7 +266,10 @@ impl Running {
         } else {
             self.lifecycle.hurry();
         }
-        self.lifecycle.all_tasks_ended().await;
+        if timeout(LAST_WAIT, self.lifecycle.all_tasks_ended()).await.is_err() {
+            // A fault of ours, and no reason to stay: with their workers the tasks are dropped.
+            error!(waited = ?LAST_WAIT, "Something did not end when it was told to.");
+        }
         let drained = Drained { cut: self.context.cut_sessions() };
 
         self.workers.stop().await;
@@ -296,6 +299,10 @@ impl Running {
         _ = timeout(grace, self.lifecycle.all_tasks_ended()).await;
     }
 }
+
+/// How long the end waits for tasks that were told to end at once. Telling clients takes some of it: each
+/// session and connection gives its client at most a few seconds.
+const LAST_WAIT: Duration = Duration::from_secs(10);
 
 /// How the gateway stopped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

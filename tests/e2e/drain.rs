@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tidegate::client::{Closed, RequestOptions};
+use tidegate::{
+    client::{Closed, RequestOptions},
+    gateway::Gateway,
+};
 use tokio::sync::oneshot;
 
 use crate::harness::{DEADLINE, Setup, TestGateway, echo_tcp, echo_udp, soon};
@@ -91,4 +94,14 @@ async fn readiness_goes_first_and_clients_are_still_accepted() {
     assert_eq!(soon(session.read_datagram()).await.unwrap(), &b"still welcome"[..]);
     drop(hurry);
     soon(stopping).await.unwrap();
+}
+
+/// A fault of the gateway's must not keep the process: whoever stops it wants it gone.
+#[tokio::test]
+async fn what_does_not_end_when_it_is_told_to_does_not_keep_the_gateway() {
+    let config = Setup::new().route("/echo", Some(echo_tcp().await), None).read().unwrap();
+    let running = Gateway::bind(config).await.unwrap().start().unwrap();
+    running.lifecycle().spawn(std::future::pending::<()>());
+
+    assert_eq!(soon(running.shut_down(std::future::ready(()))).await.cut, 0);
 }
