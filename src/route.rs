@@ -58,7 +58,8 @@ pub struct Match {
     /// The application protocol of the session, if client and route have one in common.
     pub protocol: Option<String>,
     /// What the route's captures stand for in this request, in the order of the path. The values are
-    /// the client's word, and their percent-encoding is left as it is.
+    /// the client's word, percent-encoded as sent but for characters that mean the same without it: `%61`
+    /// is `a` (RFC 3986 section 6.2.2.2).
     pub captures: Vec<(String, String)>,
 }
 
