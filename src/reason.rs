@@ -218,6 +218,10 @@ reasons! {
         /// One direction of the session's one connection had finished and the other moved nothing for
         /// `half_close_timeout`.
         HalfCloseTimeout = "half_close_timeout", Gateway;
+        /// The session had lived for its route's `session_lifetime`.
+        SessionLifetime = "session_lifetime", Gateway;
+        /// The session had carried nothing for its route's `session_idle`.
+        SessionIdle = "session_idle", Gateway;
         /// The drain's grace was over and the session was still there.
         DrainDeadline = "drain_deadline", Operator;
         /// The gateway was told to stop at once.
@@ -239,6 +243,8 @@ impl Ending {
             Self::DrainDeadline => 1,
             Self::Killed => 2,
             Self::Internal => 3,
+            Self::SessionLifetime => 5,
+            Self::SessionIdle => 6,
             Self::BackendFinished => 10,
             Self::BackendReset => 11,
             Self::BackendTimeout => 12,

@@ -8,6 +8,7 @@
 //! word that is counted is the word that is logged and told; when a session ends its bridges end with
 //! it; and a panic in a session's work ends that session and nothing else.
 
+mod deadline;
 mod events;
 mod limit;
 mod shape;
@@ -29,6 +30,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, error, info};
 
 use self::{
+    deadline::{Deadlines, Due},
     events::Events,
     limit::{Permit, SessionLimits},
     shape::Unprepared,
@@ -246,7 +248,8 @@ async fn serve<R: SessionRequest>(
     route.metrics.session_setup_took(asked.elapsed());
     let began = Instant::now();
 
-    let end = live(session, &bridges, &context.lifecycle).await;
+    let deadlines = Deadlines::new(&route.settings, began);
+    let end = live(session, &bridges, &context.lifecycle, deadlines).await;
     // What they held is lost only when they are gone, and the log line tells of it. Should one not end, the
     // session's end is still to be counted.
     _ = timeout(BRIDGES_PATIENCE, bridges.bridges_gone()).await;
@@ -296,8 +299,14 @@ impl From<ClientEnd> for End {
 }
 
 /// Waits for the end, tells the bridges, and tells the client if it was not the client's doing.
-async fn live<S: Session>(mut session: S, bridges: &bridge::Context, lifecycle: &Lifecycle) -> End {
-    let until_end = AssertUnwindSafe(until_end(&mut session, bridges, lifecycle));
+async fn live<S: Session>(
+    mut session: S,
+    bridges: &bridge::Context,
+    lifecycle: &Lifecycle,
+    mut deadlines: Deadlines,
+) -> End {
+    let until_end = until_end(&mut session, bridges, lifecycle, &mut deadlines);
+    let until_end = AssertUnwindSafe(until_end);
     let end = until_end.catch_unwind().await.unwrap_or_else(|_panic| {
         error!(session_id = %bridges.id(), "A session panicked, so it ends.");
         Ending::Internal.into()
@@ -317,14 +326,21 @@ async fn until_end<S: Session>(
     session: &mut S,
     bridges: &bridge::Context,
     lifecycle: &Lifecycle,
+    deadlines: &mut Deadlines,
 ) -> End {
+    let carried = || bridges.totals().carried();
     tokio::select! {
         biased;
         end = session.ended() => return end.into(),
         () = bridges.ended() => return bridges_end(bridges),
         () = lifecycle.killed() => return kill_reason(lifecycle).into(),
+        due = deadlines.due(carried) => match due {
+            Due::End(why) => return why.into(),
+            Due::Notice => {}
+        },
         () = lifecycle.draining() => {}
-        // The client is told once, whether its endpoint or the whole gateway goes away.
+        // The client is told once, whether its time is nearly over or its endpoint or the whole gateway goes
+        // away.
         () = bridges.pin().leaving() => {}
     }
     tokio::select! {
@@ -334,12 +350,14 @@ async fn until_end<S: Session>(
         // request to end that is half said does no harm.
         () = lifecycle.killed() => {}
         () = bridges.ended() => {}
+        why = deadlines.end(carried) => return why.into(),
     }
     tokio::select! {
         biased;
         end = session.ended() => end.into(),
         () = bridges.ended() => bridges_end(bridges),
         () = lifecycle.killed() => kill_reason(lifecycle).into(),
+        why = deadlines.end(carried) => why.into(),
     }
 }
 

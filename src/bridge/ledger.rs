@@ -69,6 +69,17 @@ impl Totals {
         self.up.datagrams.lost.get() + self.down.datagrams.lost.get()
     }
 
+    /// A number that is another one whenever a byte of a stream or a datagram has moved. What is lost counts as
+    /// well: the client or the backend was there to send it.
+    pub fn carried(&self) -> u64 {
+        let [up, down] = [&self.up, &self.down];
+        // A stream's bytes are noted as taken only when it ends.
+        let bytes = [&up.stream_bytes, &down.stream_bytes]
+            .map(|account| account.delivered.get().wrapping_add(account.lost.get()));
+        let datagrams = [&up.datagrams, &down.datagrams].map(|account| account.taken.get());
+        bytes.into_iter().chain(datagrams).fold(0, u64::wrapping_add)
+    }
+
     /// What is neither delivered nor lost, or is so twice. Nothing may be held any more.
     pub(super) fn imbalance(&self) -> Imbalance {
         let [up, down] = [&self.up, &self.down];
@@ -245,6 +256,27 @@ mod tests {
         totals.up.datagrams.taken.add(8);
         totals.down.datagrams.lost.add(16);
         assert_eq!(totals.imbalance(), Imbalance { bytes: 1 + 2 + 4, datagrams: 8 + 16 });
+    }
+
+    #[test]
+    fn whatever_moves_is_seen_to_be_carried() {
+        let totals = Totals::default();
+        let [up, down] = [&totals.up, &totals.down];
+        let moves: [&dyn Fn(); 6] = [
+            &|| up.stream_bytes.delivered.add(1),
+            &|| down.stream_bytes.delivered.add(1),
+            &|| up.stream_bytes.lost.add(1),
+            &|| down.stream_bytes.lost.add(1),
+            &|| up.take_datagram(0),
+            &|| down.take_datagram(0),
+        ];
+        for (before, carry) in (0..).zip(moves) {
+            assert_eq!(totals.carried(), before);
+            carry();
+        }
+        assert_eq!(totals.carried(), 6);
+        totals.streams.add(1);
+        assert_eq!(totals.carried(), 6, "a stream that says nothing carries nothing");
     }
 
     #[test]

@@ -276,6 +276,8 @@ section! {
         sessions: Limit,
         streams_per_session: Limit,
         stream_rate: Rate,
+        session_lifetime: Patience,
+        session_idle: Patience,
     }
 }
 

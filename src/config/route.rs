@@ -42,6 +42,10 @@ pub struct Route {
     /// Streams that a session may open, of both kinds together. Above it they wait. Default 1,000 a
     /// second.
     pub stream_rate: Rate,
+    /// How long a session may live. Default unlimited.
+    pub session_lifetime: Option<Duration>,
+    /// How long a session may carry nothing, on streams or in datagrams. Default unlimited.
+    pub session_idle: Option<Duration>,
     /// How long a stream may stand still once one direction has finished. Default unlimited.
     pub half_close_timeout: Option<Duration>,
     /// Bytes of datagrams that wait for the client, per session; the oldest is lost first. Default
@@ -68,6 +72,8 @@ impl Route {
     pub(super) const MAX_SESSIONS: Limit = Limit::AtMost(10_000);
     pub(super) const MAX_STREAMS_PER_SESSION: Limit = Limit::AtMost(256);
     pub(super) const STREAM_RATE: Rate = Rate::per_second(1_000);
+    pub(super) const SESSION_LIFETIME: Option<Duration> = None;
+    pub(super) const SESSION_IDLE: Option<Duration> = None;
     pub(super) const HALF_CLOSE_TIMEOUT: Option<Duration> = None;
     pub(super) const DATAGRAM_QUEUE: ByteSize = ByteSize::kib(64);
     pub(super) const DATAGRAM_TTL: Duration = Duration::from_millis(100);

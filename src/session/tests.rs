@@ -1,6 +1,7 @@
 //! Whole sessions: a client in memory on one side, real TCP and UDP servers on the other.
 
 mod datagrams;
+mod deadlines;
 mod endings;
 mod ledger;
 mod legs;

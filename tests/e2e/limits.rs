@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::header::RETRY_AFTER;
-use tidegate::client::{ConnectError, Connection, Refused, RequestOptions, Session};
+use tidegate::client::{Closed, ConnectError, Connection, Refused, RequestOptions, Session};
 use tokio::time::{Instant, sleep};
 
 use crate::harness::{Setup, TestGateway, echo_udp, soon};
@@ -208,4 +208,58 @@ async fn streams_that_are_opened_at_once_all_come_through_their_connections_rate
         assert!(begun.elapsed() >= Duration::from_millis(least), "{:?}", begun.elapsed());
         gateway.shut_down().await;
     }
+}
+
+#[tokio::test]
+async fn a_session_at_its_lifetime_is_asked_to_end_and_closed_with_its_reason() {
+    let keys = "limits = { session_lifetime = \"500ms\" }";
+    let gateway = Setup::new().route_with("/x", None, Some(echo_udp().await), keys).start().await;
+    let begun = Instant::now();
+    let session = gateway.session("/x").await;
+    echoes(&session).await;
+    assert!(soon(session.draining()).await);
+    assert!(begun.elapsed() < Duration::from_millis(500), "in time: {:?}", begun.elapsed());
+    let closed = Closed::ByServer { code: 5, reason: "session_lifetime".to_owned() };
+    assert_eq!(soon(session.closed()).await, closed);
+    assert!(begun.elapsed() >= Duration::from_millis(500));
+    let labels = [("reason", "session_lifetime")];
+    gateway.metric_reaches("tidegate_session_ends_total", &labels, 1.0).await;
+    gateway.shut_down().await;
+}
+
+/// One session says something all the time, the other has said its last word.
+#[tokio::test]
+async fn a_session_that_says_nothing_is_closed_and_others_go_on() {
+    let keys = "limits = { session_idle = \"400ms\" }";
+    let tcp = crate::harness::echo_tcp().await;
+    let gateway =
+        Setup::new().route_with("/x", Some(tcp), Some(echo_udp().await), keys).start().await;
+    let (quiet, busy) = (gateway.session("/x").await, gateway.session("/x").await);
+    let (mut send, mut recv) = quiet.open_bidi().await.unwrap();
+    let begun = Instant::now();
+    send.write(b"last").await.unwrap();
+    assert_eq!(soon(recv.read()).await.unwrap().unwrap(), &b"last"[..]);
+    let closed = async {
+        let closed = soon(quiet.closed()).await;
+        assert!(begun.elapsed() >= Duration::from_millis(400), "{:?}", begun.elapsed());
+        closed
+    };
+    let talk = async {
+        loop {
+            echoes(&busy).await;
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        closed = closed => {
+            let idle = Closed::ByServer { code: 6, reason: "session_idle".to_owned() };
+            assert_eq!(closed, idle);
+        }
+        () = talk => {}
+    }
+    assert!(soon(recv.read()).await.is_err(), "its stream is cut");
+    echoes(&busy).await;
+    let labels = [("reason", "session_idle")];
+    gateway.metric_reaches("tidegate_session_ends_total", &labels, 1.0).await;
+    gateway.shut_down().await;
 }

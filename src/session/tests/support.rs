@@ -67,6 +67,8 @@ pub(super) fn route_to(backend: config::Backend) -> config::Route {
         max_sessions: Limit::AtMost(100),
         max_streams_per_session: Limit::AtMost(256),
         stream_rate: Rate::Unlimited,
+        session_lifetime: None,
+        session_idle: None,
         half_close_timeout: None,
         datagram_queue: ByteSize(64 * 1024),
         // Long, so that nothing expires on a slow machine but where a test wants it.
