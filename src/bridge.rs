@@ -50,9 +50,18 @@ pub struct Context {
     totals: Totals,
     open_bidi: AtomicU64,
     open_uni: AtomicU64,
-    ending: OnceLock<Ending>,
+    ending: OnceLock<(Ending, Option<Farewell>)>,
     ended: CancellationToken,
     bridges: TaskTracker,
+}
+
+/// What an operator has a client told of its session's end, in place of the reason's code and word.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Farewell {
+    /// The application's code.
+    pub code: u32,
+    /// The application's reason: at most 1,024 bytes of it are told.
+    pub text: String,
 }
 
 impl Context {
@@ -77,6 +86,11 @@ impl Context {
         self.client.session_id
     }
 
+    /// Who the client is.
+    pub fn client(&self) -> &ClientInfo {
+        &self.client
+    }
+
     /// The session's route.
     pub fn route(&self) -> &Route {
         &self.route
@@ -97,15 +111,34 @@ impl Context {
         self.open_bidi.load(Ordering::Relaxed)
     }
 
+    /// Client unidirectional streams that are bridged now.
+    pub fn open_uni_streams(&self) -> u64 {
+        self.open_uni.load(Ordering::Relaxed)
+    }
+
     /// Ends every bridge of the session. The first reason stays.
     pub fn end(&self, why: Ending) {
-        _ = self.ending.set(why);
+        self.end_with(why, None);
+    }
+
+    /// The same, with words of one's own for the client. Yields whether this is why the session ends.
+    pub fn end_with(&self, why: Ending, farewell: Option<Farewell>) -> bool {
+        let is_first = self.ending.set((why, farewell)).is_ok();
         self.ended.cancel();
+        is_first
     }
 
     /// Why the session ended, once it has.
     pub fn ending(&self) -> Option<Ending> {
-        self.ending.get().copied()
+        self.ending.get().map(|(why, _)| *why)
+    }
+
+    /// Code and text with which the client is told of this ending.
+    pub fn farewell(&self, why: Ending) -> (u32, &str) {
+        match self.ending.get() {
+            Some((first, Some(Farewell { code, text }))) if *first == why => (*code, text),
+            _ => (why.code(), why.word()),
+        }
     }
 
     /// Resolves when the session has ended.
@@ -214,7 +247,7 @@ fn with_scratch<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::path::Path;
 
     use super::*;
@@ -244,14 +277,15 @@ endpoints = [{ tcp = "127.0.0.1:9" }]
 "#;
 
     /// A session on a route whose datagrams have keys.
-    pub(super) fn context(metrics: &Metrics) -> Context {
+    pub(crate) fn context(metrics: &Metrics) -> Context {
         let config = Config::parse(ROUTE, "test.toml", Path::new(".")).unwrap();
         let routes = RouteTable::new(&config.routes, metrics);
         let backend = Arc::clone(
             Backends::new(&config.backends, metrics, &no_resolver(), None).get("game").unwrap(),
         );
         let route = Arc::clone(&routes.routes()[0]);
-        Context::new(route, backend.pick(&NOBODY).unwrap(), client(), Lifecycle::new())
+        let client = ClientInfo { session_id: Ulid::generate(), ..client() };
+        Context::new(route, backend.pick(&NOBODY).unwrap(), client, Lifecycle::new())
     }
 
     /// Every test of a gateway asks whether the books balance. This one shows that the answer can be no.

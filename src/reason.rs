@@ -226,6 +226,8 @@ reasons! {
         DrainDeadline = "drain_deadline", Operator;
         /// The gateway was told to stop at once.
         Killed = "killed", Operator;
+        /// An operator ended it, alone or with others.
+        EndedByOperator = "ended_by_operator", Operator;
         /// A fault in the gateway.
         Internal = "internal", Gateway;
     }
@@ -245,6 +247,8 @@ impl Ending {
             Self::Internal => 3,
             Self::SessionLifetime => 5,
             Self::SessionIdle => 6,
+            // Unless the operator gives another one.
+            Self::EndedByOperator => 8,
             Self::BackendFinished => 10,
             Self::BackendReset => 11,
             Self::BackendTimeout => 12,

@@ -11,6 +11,7 @@
 mod deadline;
 mod events;
 mod limit;
+pub mod registry;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use self::{
     deadline::{Deadlines, Due},
     events::Events,
     limit::{Permit, SessionLimits},
+    registry::Registry,
     shape::Unprepared,
 };
 use crate::{
@@ -42,7 +44,7 @@ use crate::{
     lifecycle::Lifecycle,
     limit::{Clients, Place, TooMuch},
     metrics::Metrics,
-    reason::{Ending, Refusal, Refused, Side},
+    reason::{Ending, Refusal, Refused},
     route::{Match, Route, RouteTable},
     transport::{ClientEnd, RequestHead, Session, SessionRequest},
 };
@@ -55,6 +57,7 @@ const BRIDGES_PATIENCE: Duration = Duration::from_secs(1);
 pub struct SessionContext {
     tables: ArcSwap<Tables>,
     limits: SessionLimits,
+    sessions: Registry,
     clients: Arc<Clients>,
     lifecycle: Lifecycle,
     metrics: Metrics,
@@ -82,11 +85,17 @@ impl SessionContext {
         Self {
             tables: ArcSwap::from_pointee(tables),
             limits: SessionLimits::new(sessions),
+            sessions: Registry::default(),
             clients,
             lifecycle,
             metrics,
             cut: AtomicU64::new(0),
         }
+    }
+
+    /// Those that live.
+    pub fn sessions(&self) -> &Registry {
+        &self.sessions
     }
 
     /// Where new sessions go now.
@@ -216,6 +225,7 @@ async fn serve<R: SessionRequest>(
     let bridges = Arc::new(bridge::Context::new(Arc::clone(&route), pin, client, lifecycle));
     // Should this task be dropped, the bridges are not to live on.
     let _ends = EndGuard(&bridges);
+    let entered = context.sessions.enter(Arc::clone(&bridges));
     let prepared = match shape::prepare(&mut request, &bridges, &context.lifecycle).await {
         Ok(prepared) => prepared,
         Err(Unprepared::Refused(why)) => {
@@ -244,6 +254,7 @@ async fn serve<R: SessionRequest>(
     // Nobody else sets it.
     _ = opener.set(session.opener());
     prepared.begin(&bridges, &session, first);
+    entered.accepted();
     let _open = route.metrics.session_opened(head.dialect);
     route.metrics.session_setup_took(asked.elapsed());
     let began = Instant::now();
@@ -254,7 +265,7 @@ async fn serve<R: SessionRequest>(
     // session's end is still to be counted.
     _ = timeout(BRIDGES_PATIENCE, bridges.bridges_gone()).await;
 
-    if end.why.side() == Side::Operator {
+    if matches!(end.why, Ending::DrainDeadline | Ending::Killed) {
         context.cut.fetch_add(1, Ordering::Relaxed);
     }
     route.metrics.ends.inc(end.why);
@@ -314,7 +325,8 @@ async fn live<S: Session>(
     // The bridges end by themselves; the client need not wait for them.
     bridges.end(end.why);
     if end.why.is_told() {
-        session.close(end.why.code(), end.why.word()).await;
+        let (code, text) = bridges.farewell(end.why);
+        session.close(code, text).await;
     } else {
         session.leave().await;
     }

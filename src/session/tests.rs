@@ -8,5 +8,6 @@ mod legs;
 mod life;
 mod per_session;
 mod push;
+mod registry;
 mod streams;
 mod support;
