@@ -23,6 +23,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use tokio::time::Instant;
 use tokio_util::{
     sync::{CancellationToken, WaitForCancellationFuture},
     task::TaskTracker,
@@ -34,7 +35,9 @@ use self::ledger::Imbalance;
 pub use self::ledger::{Account, Accounts, Total, Totals};
 use crate::{
     backend::{BackendConnection, ClientInfo, DialError, Pin},
+    config,
     lifecycle::Lifecycle,
+    limit::Meter,
     metrics::RouteMetrics,
     reason::{Ending, Loss, StreamEnd},
     route::Route,
@@ -48,6 +51,7 @@ pub struct Context {
     pin: Pin,
     lifecycle: Lifecycle,
     totals: Totals,
+    rates: Rates,
     open_bidi: AtomicU64,
     open_uni: AtomicU64,
     ending: OnceLock<(Ending, Option<Farewell>)>,
@@ -68,6 +72,7 @@ impl Context {
     /// A session that has just begun.
     pub fn new(route: Arc<Route>, pin: Pin, client: ClientInfo, lifecycle: Lifecycle) -> Self {
         Self {
+            rates: Rates::new(&route.settings),
             client,
             route,
             pin,
@@ -185,6 +190,16 @@ impl Context {
         self.totals.down.pass_datagram(bytes, &self.metrics().down);
     }
 
+    /// Decides on one of the client's datagrams.
+    fn keep_rate_up(&self) -> Result<(), Loss> {
+        keep_rate(self.rates.datagrams_up.as_deref())
+    }
+
+    /// Decides on one of the backend's datagrams.
+    fn keep_rate_down(&self) -> Result<(), Loss> {
+        keep_rate(self.rates.datagrams_down.as_deref())
+    }
+
     fn lost_up(&self, bytes: u64, why: Loss) {
         self.totals.up.lose_datagram(bytes, why, &self.metrics().up);
     }
@@ -195,6 +210,31 @@ impl Context {
 
     fn stream_ended(&self, why: StreamEnd) {
         self.metrics().stream_ends.inc(why);
+    }
+}
+
+/// What the session may carry in a time, where its route sets a limit. Boxed, since most set none.
+#[derive(Debug)]
+struct Rates {
+    datagrams_up: Option<Box<Meter>>,
+    datagrams_down: Option<Box<Meter>>,
+}
+
+impl Rates {
+    fn new(route: &config::Route) -> Self {
+        let events = |rate| Meter::of_events(rate).map(Box::new);
+        Self {
+            datagrams_up: events(route.datagram_rate_up),
+            datagrams_down: events(route.datagram_rate_down),
+        }
+    }
+}
+
+/// Lets one datagram more through, unless that is more than the rate.
+fn keep_rate(meter: Option<&Meter>) -> Result<(), Loss> {
+    match meter {
+        Some(meter) if meter.take_up_to(1, Instant::now()) == 0 => Err(Loss::RateLimited),
+        _ => Ok(()),
     }
 }
 

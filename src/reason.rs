@@ -348,6 +348,8 @@ reasons! {
         Expired = "expired", Gateway;
         /// A newer one with the same key came while it waited (`datagram_latest_per_key`).
         Superseded = "superseded", Gateway;
+        /// More came than the route's `datagram_rate_up` or `datagram_rate_down` lets through.
+        RateLimited = "rate_limited", Gateway;
         /// The client stopped the stream that carried it (`oversize = "stream"`).
         ClientStopped = "client_stopped", Client;
         /// The route has no UDP backend, or there is no way to it.

@@ -75,6 +75,7 @@ impl<D: Datagrams, O: StreamOpener> DatagramBridge<D, O> {
         if self.context.route.settings.datagrams == DatagramsMode::Drop {
             return Err(Loss::NoBackend);
         }
+        self.context.keep_rate_up()?;
         let socket = self.socket()?;
         match socket.send(payload) {
             // The refusal is of an earlier datagram; this one was not sent.
@@ -188,6 +189,9 @@ impl<D: Datagrams, O: StreamOpener> Way<'_, D, O> {
     fn pass(&mut self, payload: &[u8]) {
         let bytes = payload.len() as u64;
         self.context.totals.down.take_datagram(bytes);
+        if let Err(why) = self.context.keep_rate_down() {
+            return self.context.lost_down(bytes, why);
+        }
         match self.client.max_payload() {
             Some(most) if payload.len() > most => return self.streams.send(payload),
             Some(_) => {}

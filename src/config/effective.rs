@@ -178,6 +178,8 @@ fn route(route: &Route) -> raw::Route {
             sessions: Some(route.max_sessions),
             streams_per_session: Some(route.max_streams_per_session),
             stream_rate: Some(route.stream_rate),
+            datagram_rate_up: Some(route.datagram_rate_up),
+            datagram_rate_down: Some(route.datagram_rate_down),
             session_lifetime: Some(Patience(route.session_lifetime)),
             session_idle: Some(Patience(route.session_idle)),
             ..Default::default()

@@ -276,6 +276,8 @@ section! {
         sessions: Limit,
         streams_per_session: Limit,
         stream_rate: Rate,
+        datagram_rate_up: Rate,
+        datagram_rate_down: Rate,
         session_lifetime: Patience,
         session_idle: Patience,
     }

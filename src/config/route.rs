@@ -42,6 +42,10 @@ pub struct Route {
     /// Streams that a session may open, of both kinds together. Above it they wait. Default 1,000 a
     /// second.
     pub stream_rate: Rate,
+    /// Datagrams that a session's client may send. Above it they are lost. Default unlimited.
+    pub datagram_rate_up: Rate,
+    /// Datagrams that a session's backend may send. Above it they are lost. Default unlimited.
+    pub datagram_rate_down: Rate,
     /// How long a session may live. Default unlimited.
     pub session_lifetime: Option<Duration>,
     /// How long a session may carry nothing, on streams or in datagrams. Default unlimited.
@@ -72,6 +76,7 @@ impl Route {
     pub(super) const MAX_SESSIONS: Limit = Limit::AtMost(10_000);
     pub(super) const MAX_STREAMS_PER_SESSION: Limit = Limit::AtMost(256);
     pub(super) const STREAM_RATE: Rate = Rate::per_second(1_000);
+    pub(super) const DATAGRAM_RATE: Rate = Rate::Unlimited;
     pub(super) const SESSION_LIFETIME: Option<Duration> = None;
     pub(super) const SESSION_IDLE: Option<Duration> = None;
     pub(super) const HALF_CLOSE_TIMEOUT: Option<Duration> = None;

@@ -8,6 +8,7 @@ mod legs;
 mod life;
 mod per_session;
 mod push;
+mod rates;
 mod registry;
 mod streams;
 mod support;

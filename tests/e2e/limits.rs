@@ -263,3 +263,24 @@ async fn a_session_that_says_nothing_is_closed_and_others_go_on() {
     gateway.metric_reaches("tidegate_session_ends_total", &labels, 1.0).await;
     gateway.shut_down().await;
 }
+
+/// What comes first goes through, whole and in order.
+#[tokio::test]
+async fn datagrams_above_the_rate_are_lost_and_counted_both_ways() {
+    for (direction, lost_on) in [("up", "client_to_backend"), ("down", "backend_to_client")] {
+        let keys = format!("limits = {{ datagram_rate_{direction} = \"10/h\" }}");
+        let setup = Setup::new().route_with("/x", None, Some(echo_udp().await), &keys);
+        let gateway = setup.start().await;
+        let session = gateway.session("/x").await;
+        for i in 0..50_u8 {
+            session.send_datagram_wait(&[i]).await.unwrap();
+        }
+        let labels = [("direction", lost_on), ("reason", "rate_limited")];
+        gateway.metric_reaches("tidegate_datagram_drops_total", &labels, 40.0).await;
+        for i in 0..10_u8 {
+            assert_eq!(soon(session.read_datagram()).await.unwrap(), &[i][..]);
+        }
+        session.close(0, "").await;
+        gateway.shut_down().await;
+    }
+}

@@ -67,6 +67,8 @@ pub(super) fn route_to(backend: config::Backend) -> config::Route {
         max_sessions: Limit::AtMost(100),
         max_streams_per_session: Limit::AtMost(256),
         stream_rate: Rate::Unlimited,
+        datagram_rate_up: Rate::Unlimited,
+        datagram_rate_down: Rate::Unlimited,
         session_lifetime: None,
         session_idle: None,
         half_close_timeout: None,
