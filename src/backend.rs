@@ -196,6 +196,11 @@ impl Backend {
         &self.settings.name
     }
 
+    /// What the configuration says.
+    pub fn settings(&self) -> &config::Backend {
+        &self.settings
+    }
+
     /// Chooses where a session goes. `None`: no member is live.
     ///
     /// The pin counts as a session of its member for as long as it lives.

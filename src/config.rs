@@ -12,6 +12,7 @@
 
 mod backend;
 mod datagram;
+mod destination;
 mod effective;
 mod host;
 mod host_pattern;
@@ -37,6 +38,7 @@ use std::{
 pub use self::{
     backend::{Backend, Dial, Endpoint, Keepalive, ProxyProtocol, Roots},
     datagram::{DatagramKey, Oversize},
+    destination::{Destination, Listed},
     host::{HostPort, is_certificate_name},
     host_pattern::{HostPattern, HostPatternError, request_host},
     introduction::{Introduction, ProxyTlv, UdpProxy},

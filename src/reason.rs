@@ -85,6 +85,8 @@ reasons! {
         OriginMissing = "origin_missing", Client;
         /// The route requires an application protocol, and has none of the client's.
         NoCommonProtocol = "no_common_protocol", Client;
+        /// What the path says instead of a backend's name is not in the route's table.
+        BackendNotListed = "backend_not_listed", Client;
         /// The gateway is at its limit of sessions.
         TooManySessions = "too_many_sessions", Gateway;
         /// The route is at its limit of sessions.
@@ -124,7 +126,7 @@ impl Refusal {
         match self {
             Self::BadRequest | Self::SettingsTimeout | Self::NoCommonProtocol => 400,
             Self::OriginNotAllowed | Self::OriginMissing => 403,
-            Self::NoRoute => 404,
+            Self::NoRoute | Self::BackendNotListed => 404,
             Self::NotWebTransport => 405,
             Self::WrongHost => 421,
             Self::ClientSessions | Self::ClientSessionRate => 429,

@@ -4,8 +4,11 @@
 //! opens anything, and a table never changes: a new configuration makes a new table, and sessions keep
 //! the route that they began with.
 //!
-//! Host and path are decided first and the origin after them, so that a refused origin is counted under
-//! its route. Hosts are compared in one normal form without port ([`crate::config::request_host`]); an
+//! The decisions come in this order: path and host, which name a route; origin; application protocol;
+//! backend. Whatever is decided after the route is counted under it. Whoever wants to see each of them
+//! watches ([`RouteTable::lookup_watched`]); there is no other way to decide.
+//!
+//! Hosts are compared in one normal form without port ([`crate::config::request_host`]); an
 //! authority that could be read in two ways is a bad request, also where no route names hosts. A route
 //! that names the host wins over one with a wildcard for it, and that over one without hosts; the path
 //! decides among the routes of one host. Paths are compared in one normal form ([`crate::config::path_segments`]); a path that could
@@ -14,6 +17,7 @@
 //! Origins are compared by scheme, host and port (RFC 6454 section 5), never as text.
 
 mod hosts;
+mod step;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -21,6 +25,7 @@ mod tree;
 use std::{fmt, sync::Arc};
 
 use self::hosts::{Hosts, NotFound};
+pub use self::step::Step;
 use crate::{
     config::{self, Origin, Origins, RoutePath, Segment, path_segments, request_host},
     metrics::{Metrics, RouteMetrics},
@@ -59,6 +64,8 @@ pub struct Match {
     pub route: Arc<Route>,
     /// The application protocol of the session, if client and route have one in common.
     pub protocol: Option<String>,
+    /// Where the session goes.
+    pub backend: Arc<config::Backend>,
     /// What the route's captures stand for in this request, in the order of the path. The values are
     /// the client's word, percent-encoded as sent but for characters that mean the same without it: `%61`
     /// is `a` (RFC 3986 section 6.2.2.2).
@@ -87,23 +94,57 @@ impl RouteTable {
     /// # Errors
     /// Why none does, and the route that refuses it where the path led to one.
     pub fn lookup(&self, head: &RequestHead) -> Result<Match, (Option<Arc<Route>>, Refusal)> {
-        let segments = path_segments(&head.path).map_err(|_unfit| (None, Refusal::BadRequest))?;
-        let host = request_host(&head.authority).ok_or((None, Refusal::BadRequest))?;
-        let route = match self.hosts.find(&host, &segments) {
-            Ok(index) => &self.routes[index],
-            Err(NotFound::Host) => return Err((None, Refusal::WrongHost)),
-            Err(NotFound::Path) if head.path == PAGE_PATH => {
-                return Err((None, Refusal::NotWebTransport));
-            }
-            Err(NotFound::Path) => return Err((None, Refusal::NoRoute)),
-        };
-        if let Err(why) = check_origin(&route.settings, head.origin.as_deref()) {
-            return Err((Some(Arc::clone(route)), why));
-        }
-        let protocol = choose_protocol(&route.settings, &head.protocols)
-            .map_err(|why| (Some(Arc::clone(route)), why))?;
+        self.lookup_watched(head, &mut |_step| {})
+    }
+
+    /// [`Self::lookup`], with `watch` told of each decision.
+    ///
+    /// # Errors
+    /// As those of [`Self::lookup`].
+    pub fn lookup_watched(
+        &self,
+        head: &RequestHead,
+        watch: &mut dyn FnMut(Step<'_>),
+    ) -> Result<Match, (Option<Arc<Route>>, Refusal)> {
+        let (route, segments) = self.find(head, watch).map_err(|why| (None, why))?;
+        let refused = |why| (Some(Arc::clone(route)), why);
+
+        let origin = check_origin(&route.settings, head.origin.as_deref());
+        watch(Step::Origin(origin));
+        origin.map_err(refused)?;
+
+        let protocol = choose_protocol(&route.settings, &head.protocols);
+        watch(Step::Protocol(protocol.as_ref().map(Option::as_deref).map_err(|why| *why)));
+        let protocol = protocol.map_err(refused)?;
+
         let captures = captures(&route.settings.path, &segments);
-        Ok(Match { route: Arc::clone(route), protocol, captures })
+        let backend = route.settings.destination.of(&captures).ok_or(Refusal::BackendNotListed);
+        watch(Step::Backend(backend.map(Arc::as_ref)));
+        let backend = Arc::clone(backend.map_err(refused)?);
+        Ok(Match { route: Arc::clone(route), protocol, backend, captures })
+    }
+
+    /// The route that host and path lead to, and the segments of the path.
+    fn find(
+        &self,
+        head: &RequestHead,
+        watch: &mut dyn FnMut(Step<'_>),
+    ) -> Result<(&Arc<Route>, Vec<String>), Refusal> {
+        let segments = path_segments(&head.path);
+        watch(Step::Path(segments.as_deref().map_err(|unfit| *unfit)));
+        let segments = segments.map_err(|_told| Refusal::BadRequest)?;
+
+        let host = request_host(&head.authority).ok_or(Refusal::BadRequest);
+        watch(Step::Host(host.as_deref().map_err(|why| *why)));
+
+        let route = match self.hosts.find(&host?, &segments) {
+            Ok(index) => Ok(&self.routes[index]),
+            Err(NotFound::Host) => Err(Refusal::WrongHost),
+            Err(NotFound::Path) if head.path == PAGE_PATH => Err(Refusal::NotWebTransport),
+            Err(NotFound::Path) => Err(Refusal::NoRoute),
+        };
+        watch(Step::Route(route.map(Arc::as_ref)));
+        Ok((route?, segments))
     }
 }
 

@@ -38,7 +38,7 @@ use self::{
     shape::Unprepared,
 };
 use crate::{
-    backend::{Backends, ClientInfo, Pin, RequestFacts},
+    backend::{Backend, Backends, ClientInfo, Pin, RequestFacts},
     bridge::{self, datagram::DatagramBridge},
     config::Limit,
     lifecycle::Lifecycle,
@@ -121,11 +121,12 @@ impl SessionContext {
             let route = found.map_or_else(|(route, _)| route, |found| Some(found.route));
             return Err((route, Refusal::Draining.into()));
         }
-        let Match { route, protocol, captures } =
+        let Match { route, protocol, backend, captures } =
             found.map_err(|(route, why)| (route, why.into()))?;
         let query = head.query.as_deref();
         let facts = RequestFacts { client: head.client.ip(), captures: &captures, query };
-        match self.reserve(&route, &tables.backends, &facts) {
+        let backend = tables.backends.get(&backend.name);
+        match self.reserve(&route, backend, &facts) {
             Ok((permits, pin)) => Ok(Admission { route, protocol, captures, pin, permits }),
             Err(why) => Err((Some(route), why)),
         }
@@ -136,7 +137,7 @@ impl SessionContext {
     fn reserve(
         &self,
         route: &Route,
-        backends: &Backends,
+        backend: Option<&Arc<Backend>>,
         facts: &RequestFacts<'_>,
     ) -> Result<(Permits, Pin), Refused> {
         let settings = &route.settings;
@@ -151,8 +152,8 @@ impl SessionContext {
         let route = self.limits.route(&settings.name, settings.max_sessions);
         let route = route.ok_or(Refusal::RouteFull)?;
         let permits = Permits { _client: client, _process: process, _route: route };
-        let backend = backends.get(&settings.backend.name).ok_or(Refusal::Internal)?;
-        let pin = backend.pick(facts).ok_or(Refusal::BackendUnavailable)?;
+        let pin =
+            backend.ok_or(Refusal::Internal)?.pick(facts).ok_or(Refusal::BackendUnavailable)?;
         Ok((permits, pin))
     }
 

@@ -97,8 +97,9 @@ fn it_shows_every_key() {
 /// Adds the keys of a table, written as `known_keys` writes them.
 fn note_keys(table: &DeTable<'_>, at: &str, keys: &mut BTreeSet<String>) {
     for (key, value) in table {
-        // The names of backends are the operator's.
-        let name = if at == "backend" { "*" } else { key.get_ref() };
+        // The names of backends are the operator's, and so is what paths say in their place.
+        let is_free = ["backend", "route[].backends"].contains(&at);
+        let name = if is_free { "*" } else { key.get_ref() };
         let at = if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
         note_value(value.get_ref(), &at, keys);
     }

@@ -1,11 +1,11 @@
 //! The effective configuration: valid settings back to text, with every default written out.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use super::{
-    Backend, BackendTls, CertificateFiles, CertificateSource, Check, Config, DatagramKey, Dial,
-    Ejection, Endpoint, Health, Keepalive, Limits, Listener, Payload, PerClientLimits,
-    PerConnectionLimits, Roots, Route, Server, Timeouts, Transport, raw,
+    Backend, BackendTls, CertificateFiles, CertificateSource, Check, Config, DatagramKey,
+    Destination, Dial, Ejection, Endpoint, Health, Keepalive, Limits, Listed, Listener, Payload,
+    PerClientLimits, PerConnectionLimits, Roots, Route, Server, Timeouts, Transport, raw,
     read::{HexBytes, Workers},
     units::{Patience, Period},
 };
@@ -150,6 +150,7 @@ fn timeouts(timeouts: &Timeouts) -> raw::Timeouts {
 }
 
 fn route(route: &Route) -> raw::Route {
+    let destination = DestinationKeys::of(&route.destination);
     raw::Route {
         name: Some(route.name.clone()),
         // As with `protocols`: an empty list has no form.
@@ -160,7 +161,9 @@ fn route(route: &Route) -> raw::Route {
         // An empty list has no form: the key is left out.
         protocols: Some(route.protocols.clone()).filter(|protocols| !protocols.is_empty()),
         require_protocol: Some(route.require_protocol),
-        backend: Some(route.backend.name.clone()),
+        backend: destination.otherwise,
+        backend_from: destination.from,
+        backends: destination.listed,
         streams: Some(route.streams),
         uni: Some(route.uni),
         datagrams: Some(route.datagrams),
@@ -185,6 +188,30 @@ fn route(route: &Route) -> raw::Route {
             ..Default::default()
         }),
         ..Default::default()
+    }
+}
+
+/// The keys that say where a route's sessions go.
+#[derive(Default)]
+struct DestinationKeys {
+    otherwise: Option<String>,
+    from: Option<String>,
+    listed: Option<BTreeMap<String, String>>,
+}
+
+impl DestinationKeys {
+    fn of(destination: &Destination) -> Self {
+        let name = |backend: &Arc<Backend>| backend.name.clone();
+        match destination {
+            Destination::Always(backend) => {
+                Self { otherwise: Some(name(backend)), ..Self::default() }
+            }
+            Destination::Listed(Listed { capture, backends, otherwise }) => Self {
+                otherwise: otherwise.as_ref().map(name),
+                from: Some(capture.clone()),
+                listed: Some(backends.iter().map(|(v, b)| (v.clone(), name(b))).collect()),
+            },
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod backend;
 mod datagram;
+mod destination;
 mod introduction;
 mod listener;
 mod pool;

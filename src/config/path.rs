@@ -4,7 +4,9 @@
 //! That form is the path as sent, with one change: percent-encoded unreserved characters are decoded
 //! and other escapes are written in upper case (RFC 3986 section 6.2.2.2). What two programs could
 //! read as two different paths is refused and never repaired: dot segments, empty segments,
-//! backslashes, slashes and backslashes in disguise, control characters, broken escapes. A slash at
+//! backslashes, slashes and backslashes in disguise, control characters, broken escapes, and escapes that
+//! are no UTF-8, among them the overlong ones that careless readers take for dots and slashes. Nothing is
+//! decoded twice: `%252e` is a percent sign and two characters. A slash at
 //! the end means something: `/game/` has a last, empty segment, and `/game` has not.
 
 use std::fmt;
@@ -140,6 +142,9 @@ pub enum PathError {
     /// A slash, backslash or control character in percent-encoding.
     #[error("`%2F`, `%5C` and control characters are not allowed in a path")]
     EscapedSeparator,
+    /// Percent-encoded bytes that are no text, such as an overlong form of a dot.
+    #[error("what is percent-encoded in a path must be UTF-8")]
+    NotUtf8,
     /// A character that must be percent-encoded or cannot be there at all.
     #[error("a path is plain ASCII without blanks, `\\`, `?` and `#`; percent-encode the rest")]
     Character,
@@ -160,17 +165,27 @@ pub enum PathError {
 /// One segment in the form in which segments are compared.
 fn comparable(segment: &str) -> Result<String, PathError> {
     let mut normal = String::with_capacity(segment.len());
+    // What the segment means: only whether it is a text is asked of it.
+    let mut decoded = Vec::new();
     let mut bytes = segment.bytes();
     while let Some(byte) = bytes.next() {
         match byte {
             b'%' => {
                 let (high, low) = (hex_digit(bytes.next())?, hex_digit(bytes.next())?);
-                push_escaped(high << 4 | low, &mut normal)?;
+                let byte = high << 4 | low;
+                push_escaped(byte, &mut normal)?;
+                decoded.push(byte);
             }
             b'\\' | b'?' | b'#' => return Err(PathError::Character),
-            b'!'..=b'~' => normal.push(char::from(byte)),
+            b'!'..=b'~' => {
+                normal.push(char::from(byte));
+                decoded.push(byte);
+            }
             _ => return Err(PathError::Character),
         }
+    }
+    if std::str::from_utf8(&decoded).is_err() {
+        return Err(PathError::NotUtf8);
     }
     match normal.as_str() {
         "." | ".." => Err(PathError::DotSegment),
@@ -262,7 +277,14 @@ mod tests {
             ("/%67ame/%7Ex", vec!["game", "~x"]),
             ("/a%20b", vec!["a%20b"]),
             ("/%c3%a4", vec!["%C3%A4"]),
+            // Once, and never again.
             ("/%252e%252e", vec!["%252e%252e"]),
+            ("/a%252fb/%25", vec!["a%252fb", "%25"]),
+            // Parameters are a part of the segment (RFC 3986 section 3.3), so these are no dot segments.
+            ("/a;x=1/..;/b", vec!["a;x=1", "..;", "b"]),
+            ("/a%3bx", vec!["a%3Bx"]),
+            // Looks like a slash, and is none.
+            ("/a%ef%bc%8fb", vec!["a%EF%BC%8Fb"]),
             ("/a.b/...", vec!["a.b", "..."]),
         ] {
             assert_eq!(path_segments(path).unwrap(), segments, "{path}");
@@ -275,6 +297,8 @@ mod tests {
             ("", PathError::NoSlash),
             ("*", PathError::NoSlash),
             ("https://host/a", PathError::NoSlash),
+            ("http:/a", PathError::NoSlash),
+            ("%2fa", PathError::NoSlash),
             ("//a", PathError::EmptySegment),
             ("/a//", PathError::EmptySegment),
             ("/.", PathError::DotSegment),
@@ -286,12 +310,21 @@ mod tests {
             ("/a%00", PathError::EscapedSeparator),
             ("/a%7f", PathError::EscapedSeparator),
             ("/a%0d%0a", PathError::EscapedSeparator),
+            // Overlong forms of `.` and `/`, a half of a pair, and a lone byte of Latin-1.
+            ("/a/%c0%ae%c0%ae/b", PathError::NotUtf8),
+            ("/a%c0%afb", PathError::NotUtf8),
+            ("/a%e0%80%af", PathError::NotUtf8),
+            ("/a%f0%80%80%af", PathError::NotUtf8),
+            ("/a%ed%a0%80", PathError::NotUtf8),
+            ("/caf%e9", PathError::NotUtf8),
+            ("/%c3/%a4", PathError::NotUtf8),
             ("/a\\b", PathError::Character),
             ("/a\0", PathError::Character),
             ("/a b", PathError::Character),
             ("/a?b", PathError::Character),
             ("/a#b", PathError::Character),
             ("/ä", PathError::Character),
+            ("/%u002e%u002e", PathError::Escape),
             ("/%", PathError::Escape),
             ("/%4", PathError::Escape),
             ("/%4g", PathError::Escape),

@@ -245,6 +245,8 @@ section! {
         protocols: Vec<String>,
         require_protocol: bool,
         backend: String,
+        backend_from: String,
+        backends: BTreeMap<String, String>,
         streams: StreamsMode,
         uni: UniMode,
         datagrams: DatagramsMode,

@@ -1,9 +1,9 @@
 //! Routes, and what becomes of a session's streams and datagrams on them.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use super::{
-    Backend, ByteSize, DatagramKey, HostPattern, Limit, Origins, Oversize, Rate, RoutePath,
+    ByteSize, DatagramKey, Destination, HostPattern, Limit, Origins, Oversize, Rate, RoutePath,
 };
 
 /// One route: a path, who may use it, and where it goes.
@@ -24,8 +24,8 @@ pub struct Route {
     pub protocols: Vec<String>,
     /// Whether a client that offers none of them is refused. Default false.
     pub require_protocol: bool,
-    /// Where it goes.
-    pub backend: Arc<Backend>,
+    /// Where its sessions go.
+    pub destination: Destination,
     /// What becomes of bidirectional streams. Default `per-stream`.
     pub streams: StreamsMode,
     /// What becomes of unidirectional streams. Default `backend`, and `refuse` with one connection per

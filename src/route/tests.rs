@@ -103,6 +103,9 @@ fn a_path_that_can_be_read_in_two_ways_is_a_bad_request() {
         "/a%00b",
         "/a\u{7f}",
         "/a%zz",
+        "/a/%c0%ae%c0%ae/b",
+        "https://gateway.example.com/a",
+        "/a#b",
     ] {
         assert_eq!(taken_by(&table, path, None), Err(Refusal::BadRequest), "{path:?}");
     }
@@ -219,6 +222,103 @@ fn captures_tell_what_they_stand_for() {
         let found = table.lookup(&head(path, None)).unwrap().captures;
         let found: Vec<_> = found.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         assert_eq!(found, captures, "{path}");
+    }
+}
+
+/// Two backends, and a table that names one of them twice.
+const ROOMS: &str = "[[route]]\npath = \"/game/{room}\"\norigins = \"any\"\nbackend_from = \"room\"\n\
+    backends = { lobby = \"b\", arena = \"c\", \"a%20b\" = \"c\", \"h%61ll\" = \"c\" }\n";
+const C: &str = "[backend.c]\nendpoints = [{ tcp = \"127.0.0.1:2\" }]\n";
+
+#[test]
+fn a_capture_may_choose_the_backend_from_a_table_and_no_other() {
+    let table = table_of(&format!("{C}{ROOMS}"));
+    let refused = Err(Refusal::BackendNotListed);
+    for (path, backend) in [
+        ("/game/lobby", Ok("b")),
+        ("/game/arena", Ok("c")),
+        // One rule for what is the same, in the table as in the path.
+        ("/game/%6Cobby", Ok("b")),
+        ("/game/a%20b", Ok("c")),
+        ("/game/hall", Ok("c")),
+        ("/game/h%61ll", Ok("c")),
+        // Names of backends are no values, nor are addresses.
+        ("/game/b", refused),
+        ("/game/c", refused),
+        ("/game/127.0.0.1:1", refused),
+        ("/game/127.0.0.1%3A1", refused),
+        ("/game/Lobby", refused),
+        ("/game/lobby;x", refused),
+        ("/game/lobby%20", refused),
+        ("/game/lobby%2500", refused),
+        ("/game/a+b", refused),
+    ] {
+        let found = table.lookup(&head(path, None));
+        let found = found.map(|found| found.backend.name.clone()).map_err(|(route, why)| {
+            assert_eq!(route.unwrap().settings.name, "/game/{room}", "counted under its route");
+            why
+        });
+        assert_eq!(found, backend.map(str::to_owned), "{path}");
+    }
+}
+
+#[test]
+fn what_no_table_has_may_go_to_another_backend() {
+    let table = table_of(&format!("{ROOMS}backend = \"c\"\n{C}"));
+    for (path, backend) in [("/game/lobby", "b"), ("/game/other", "c")] {
+        assert_eq!(table.lookup(&head(path, None)).unwrap().backend.name, backend, "{path}");
+    }
+}
+
+#[test]
+fn a_rest_may_choose_the_backend_too() {
+    let table = table_of(&format!(
+        "[[route]]\npath = \"/{{where...}}\"\norigins = \"any\"\nbackend_from = \"where\"\n\
+         backends = {{ \"eu/lobby\" = \"b\", \"eu/\" = \"c\" }}\n{C}"
+    ));
+    for (path, backend) in [("/eu/lobby", Ok("b")), ("/eu/", Ok("c")), ("/eu", Err(()))] {
+        let found = table.lookup(&head(path, None)).map(|found| found.backend.name.clone());
+        assert_eq!(found.map_err(|_refused| ()), backend.map(str::to_owned), "{path}");
+    }
+}
+
+/// Whoever watches sees each decision once and in order, up to the one that refuses.
+#[test]
+fn each_decision_is_told_up_to_the_last() {
+    let protocol = "protocols = [\"a\"]\nrequire_protocol = true\nallow_missing_origin = false\n";
+    let table = table_of(&format!("{ROOMS}{protocol}{C}"));
+    let all = ["path", "host", "route", "origin", "protocol", "backend"];
+    let sound = || {
+        let origin = Some("https://a.org");
+        RequestHead { protocols: vec!["a".to_owned()], ..head("/game/lobby", origin) }
+    };
+    let path = |path: &str| RequestHead { path: path.to_owned(), ..sound() };
+    for (head, told) in [
+        (sound(), 6),
+        (path("/game/other"), 6),
+        (RequestHead { protocols: Vec::new(), ..sound() }, 5),
+        (RequestHead { origin: None, ..sound() }, 4),
+        (path("/nowhere"), 3),
+        (RequestHead { authority: "a..b".to_owned(), ..sound() }, 2),
+        (path("/a//b"), 1),
+    ] {
+        let mut steps = Vec::new();
+        let watched = table.lookup_watched(&head, &mut |step| {
+            let (name, is_passed) = match step {
+                Step::Path(path) => ("path", path.is_ok()),
+                Step::Host(host) => ("host", host.is_ok()),
+                Step::Route(route) => ("route", route.is_ok()),
+                Step::Origin(origin) => ("origin", origin.is_ok()),
+                Step::Protocol(protocol) => ("protocol", protocol.is_ok()),
+                Step::Backend(backend) => ("backend", backend.is_ok()),
+            };
+            steps.push((name, is_passed));
+        });
+        let names: Vec<_> = steps.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, all[..told], "{head:?}");
+        let (last, others) = steps.split_last().unwrap();
+        assert!(others.iter().all(|(_, is_passed)| *is_passed));
+        assert_eq!(last.1, watched.is_ok(), "{head:?}");
     }
 }
 

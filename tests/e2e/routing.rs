@@ -117,6 +117,37 @@ async fn the_next_endpoint_is_tried_when_one_is_dead() {
     gateway.shut_down().await;
 }
 
+/// The path chooses among the backends of a table, and can name no other.
+#[tokio::test]
+async fn a_path_that_names_no_listed_backend_is_404() {
+    let (lobby, arena) = (TcpBackend::bind().await, TcpBackend::bind().await);
+    let tables = format!(
+        "[[route]]\nname = \"game\"\npath = \"/game/{{room}}\"\norigins = \"any\"\n\
+         backend_from = \"room\"\nbackends = {{ lobby = \"a\", \"new%20arena\" = \"b\" }}\n\
+         [backend.a]\nendpoints = [{{ tcp = \"{}\" }}]\n\
+         [backend.b]\nendpoints = [{{ tcp = \"{}\" }}]\n",
+        lobby.address(),
+        arena.address()
+    );
+    let gateway = Setup::new().tables(&tables).start().await;
+    let cases = [("/game/lobby", &lobby), ("/game/l%6fbby", &lobby), ("/game/new%20arena", &arena)];
+    for (path, backend) in cases {
+        let session = gateway.session(path).await;
+        let (mut send, _recv) = session.open_bidi().await.unwrap();
+        send.write(path.as_bytes()).await.unwrap();
+        expect_text(&mut backend.accept().await, path.as_bytes()).await;
+        session.close(0, "").await;
+    }
+    let others = ["/game/a", "/game/other", &format!("/game/{}", lobby.address())];
+    for path in others {
+        let refusal = gateway.refusal(path, &RequestOptions::default()).await;
+        assert_eq!(refusal, (404, "backend_not_listed".to_owned()), "{path}");
+    }
+    let labels = [("route", "game"), ("reason", "backend_not_listed")];
+    gateway.metric_reaches("tidegate_session_rejects_total", &labels, 3.0).await;
+    gateway.shut_down().await;
+}
+
 /// S7. The gateway's page is there, but it is no WebTransport route, unless one has its path.
 #[tokio::test]
 async fn a_session_on_the_gateways_page_is_405() {

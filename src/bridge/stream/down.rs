@@ -113,7 +113,7 @@ pub(super) async fn discard(
     context: &Context,
     progress: &Progress,
 ) -> Result<Down, Cut> {
-    let mut allowed = context.route.settings.backend.uni_discard.0;
+    let mut allowed = context.pin().backend().settings().uni_discard.0;
     loop {
         let read = poll_fn(|cx| with_scratch(|buffer| reader.poll_read(cx, buffer))).await;
         let bytes = read.map_err(|error| Cut(backend_broke(&error)))? as u64;

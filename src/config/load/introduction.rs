@@ -53,7 +53,8 @@ pub(super) fn check_captures(
     for (name, backend) in backends {
         let Some(backend) = backend else { continue };
         let Some(preamble) = &backend.introduction.preamble else { continue };
-        let routes = routes.iter().filter(|route| route.backend.name == *name);
+        let routes =
+            routes.iter().filter(|route| route.destination.backends().any(|b| b.name == *name));
         let known: BTreeSet<_> = routes.flat_map(|route| route.path.captures()).collect();
         let key = join(&join("backend", name), "preamble");
         note_unknown(&key, preamble, &known, problems);

@@ -2,11 +2,11 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::{all, backend::Backends, check_names, datagram};
+use super::{all, backend::Backends, check_names, datagram, destination};
 use crate::config::{
-    Backend, DatagramsMode, Endpoint, HashOn, HostPattern, Opens, Origins, PushMode, Route,
-    RoutePath, Segment, StreamsMode, UniMode,
-    problems::{Collector, did_you_mean, join},
+    Backend, DatagramsMode, Destination, Endpoint, HashOn, HostPattern, Opens, Origins, PushMode,
+    Route, RoutePath, StreamsMode, UniMode,
+    problems::Collector,
     raw::{self, Section},
 };
 
@@ -91,9 +91,9 @@ fn route(
     let origins = problems.required(&raw.key("origins"), raw.origins.clone(), hint);
     check_hosts(&raw, problems);
     check_protocols(&raw, problems);
-    let backend = backend(&raw, backends, problems);
-    check_hash(path.as_ref(), backend.as_deref(), &raw, problems);
-    let modes = backend.as_ref().map(|backend| Modes::choose(&raw, backend, problems));
+    let destination = destination::destination(&raw, backends, problems);
+    check_hash(path.as_ref(), destination.as_ref(), &raw, problems);
+    let modes = destination.as_ref().map(|to| Modes::choose(&raw, to, problems));
     let datagrams = datagram::rules(&raw, problems);
     let limits = raw.limits.unwrap_or_default();
     let (origins, modes) = (origins?, modes?);
@@ -105,7 +105,7 @@ fn route(
         origins,
         protocols: raw.protocols.unwrap_or_default(),
         require_protocol: raw.require_protocol.unwrap_or_default(),
-        backend: backend?,
+        destination: destination?,
         streams: modes.streams,
         uni: modes.uni,
         datagrams: modes.datagrams,
@@ -152,46 +152,28 @@ fn check_protocols(raw: &raw::Route, problems: &mut Collector<'_>) {
 /// Notes a path without the capture that the backend tells sessions apart by.
 fn check_hash(
     path: Option<&RoutePath>,
-    backend: Option<&Backend>,
+    destination: Option<&Destination>,
     raw: &raw::Route,
     problems: &mut Collector<'_>,
 ) {
-    let (Some(path), Some(backend)) = (path, backend) else { return };
-    let HashOn::Capture(wanted) = &backend.hash_on else { return };
-    let has_it = path.segments.iter().any(|segment| match segment {
-        Segment::Literal(_) => false,
-        Segment::Capture(name) | Segment::Rest(name) => name == wanted,
-    });
-    if !has_it {
-        let message = format!(
-            "{path} has no capture {wanted:?}, but backend {:?} hashes it (hash_on)",
-            backend.name
-        );
-        problems.add(raw.key("path"), message);
+    let (Some(path), Some(destination)) = (path, destination) else { return };
+    for backend in different(destination) {
+        let HashOn::Capture(wanted) = &backend.hash_on else { continue };
+        if !path.captures().any(|name| name == wanted) {
+            let message = format!(
+                "{path} has no capture {wanted:?}, but backend {:?} hashes it (hash_on)",
+                backend.name
+            );
+            problems.add(raw.key("path"), message);
+        }
     }
 }
 
-/// The backend that the route names. One that the file has but that is not usable is no problem of
-/// the route.
-fn backend(
-    raw: &raw::Route,
-    backends: &Backends,
-    problems: &mut Collector<'_>,
-) -> Option<Arc<Backend>> {
-    let key = raw.key("backend");
-    let name =
-        problems.required(&key, raw.backend.as_ref(), "write the name of a [backend.NAME]")?;
-    if let Some(backend) = backends.get(name) {
-        return backend.clone();
-    }
-    let message = match did_you_mean(name, backends.keys().map(String::as_str)) {
-        Some(nearest) => format!("no backend is named {name:?}; did you mean {nearest:?}?"),
-        None => {
-            format!("no backend is named {name:?}; write a section [{}]", join("backend", name))
-        }
-    };
-    problems.add(key, message);
-    None
+/// Each backend that a route's sessions may go to, once.
+fn different(destination: &Destination) -> Vec<&Backend> {
+    let mut seen = HashSet::new();
+    let backends = destination.backends().map(Arc::as_ref);
+    backends.filter(|backend| seen.insert(backend.name.as_str())).collect()
 }
 
 /// What becomes of the three kinds of traffic, and what the gateway adds.
@@ -207,9 +189,10 @@ struct Modes {
 impl Modes {
     /// As the file says, where the backend can do it. All of a session goes to one endpoint, so each
     /// endpoint must be able to take what the route carries.
-    fn choose(raw: &raw::Route, backend: &Backend, problems: &mut Collector<'_>) -> Self {
-        let without_tcp = endpoints_without(backend, Endpoint::takes_streams);
-        let without_udp = endpoints_without(backend, |endpoint| endpoint.udp.is_some());
+    fn choose(raw: &raw::Route, to: &Destination, problems: &mut Collector<'_>) -> Self {
+        let backends = different(to);
+        let without_tcp = lacking(&backends, Endpoint::takes_streams);
+        let without_udp = lacking(&backends, |endpoint| endpoint.udp.is_some());
         let datagrams_default =
             if without_udp.is_empty() { DatagramsMode::Udp } else { DatagramsMode::Drop };
         let streams = raw.streams.unwrap_or_default();
@@ -223,12 +206,11 @@ impl Modes {
             opens: raw.opens.unwrap_or_default(),
             push: raw.push.unwrap_or_default(),
         };
-        let mut need = |name: &str, needed: bool, what: &str, missing: &str, instead: &str| {
-            if needed && !missing.is_empty() {
+        let mut need = |name, needed, what: &str, missing: &[Lacking<'_>], instead: &str| {
+            for Lacking { backend, endpoints } in missing.iter().filter(|_| needed) {
                 let message = format!(
-                    "needs a {what} address on every endpoint of backend {:?}, but there is none on \
-                     {missing}; add it, or write {name} = {instead:?}",
-                    backend.name
+                    "needs a {what} address on every endpoint of backend {backend:?}, but there is \
+                     none on {endpoints}; add it, or write {name} = {instead:?}"
                 );
                 problems.add(raw.key(name), message);
             }
@@ -260,9 +242,19 @@ impl Modes {
     }
 }
 
-/// The names of the endpoints that lack an address, in words; empty if none does.
-fn endpoints_without(backend: &Backend, has: impl Fn(&Endpoint) -> bool) -> String {
-    let lacking = backend.endpoints.iter().filter(|endpoint| !has(endpoint));
-    let names: Vec<_> = lacking.map(|endpoint| format!("{:?}", endpoint.name)).collect();
-    names.join(", ")
+/// A backend with endpoints that lack an address.
+struct Lacking<'b> {
+    backend: &'b str,
+    /// Their names, in words.
+    endpoints: String,
+}
+
+/// The backends with endpoints that lack an address.
+fn lacking<'b>(backends: &[&'b Backend], has: impl Fn(&Endpoint) -> bool) -> Vec<Lacking<'b>> {
+    let without = |backend: &&'b Backend| {
+        let lacking = backend.endpoints.iter().filter(|endpoint| !has(endpoint));
+        let names: Vec<_> = lacking.map(|endpoint| format!("{:?}", endpoint.name)).collect();
+        (!names.is_empty()).then(|| Lacking { backend: &backend.name, endpoints: names.join(", ") })
+    };
+    backends.iter().filter_map(without).collect()
 }

@@ -6,9 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    Balance, CertificateSource, DatagramsMode, HostPort, Introduction, Limit, LogFormat, Opens,
-    Origin, Origins, ProxyProtocol, ProxyTlv, PushMode, RetryPolicy, StreamsMode, UdpOpen, UniMode,
-    known_keys,
+    Balance, CertificateSource, DatagramsMode, Destination, HostPort, Introduction, Limit,
+    LogFormat, Opens, Origin, Origins, ProxyProtocol, ProxyTlv, PushMode, RetryPolicy, StreamsMode,
+    UdpOpen, UniMode, known_keys,
 };
 
 /// A small valid file. The tests break it, one line each.
@@ -153,8 +153,8 @@ fn the_sample_of_the_design_means_what_it_says() {
     assert_eq!(route.max_sessions, Limit::AtMost(10_000));
     assert_eq!(route.max_streams_per_session, Limit::AtMost(256));
 
-    let backend = &route.backend;
-    assert!(Arc::ptr_eq(backend, &config.backends["game"]));
+    let backend = &config.backends["game"];
+    assert_eq!(route.destination, Destination::Always(Arc::clone(backend)));
     assert_eq!(backend.balance, Balance::LeastSessions);
     assert_eq!(backend.proxy_protocol, ProxyProtocol::V2);
     assert_eq!(backend.endpoints[1].name, "b");
@@ -182,9 +182,10 @@ fn what_a_file_leaves_out_gets_the_documented_default() {
     assert_eq!(game.half_close_timeout, None);
     assert_eq!(game.datagram_ttl, Duration::from_millis(100));
     assert!(config.routes[1].allow_missing_origin, "any origin means also none");
-    assert_eq!(game.backend.connect_timeout, Duration::from_secs(3));
-    assert_eq!(game.backend.keepalive.probes, 3);
-    assert_eq!(game.backend.introduction, Introduction::default());
+    let backend = &config.backends["game"];
+    assert_eq!(backend.connect_timeout, Duration::from_secs(3));
+    assert_eq!(backend.keepalive.probes, 3);
+    assert_eq!(backend.introduction, Introduction::default());
 }
 
 #[test]
@@ -257,6 +258,14 @@ fn the_effective_configuration_is_the_same_configuration() {
             "origins = \"any\"\nhosts = [\"Play.example.com.\", \"*.example.com\", \"[::1]\"]",
         ),
         VALID.replace(
+            "backend = \"game\"\nlimits",
+            "backend_from = \"room\"\nbackends = { \"a%20b\" = \"game\", lobby = \"game\" }\nlimits",
+        ),
+        VALID.replace(
+            "backend = \"game\"\nlimits",
+            "backend = \"game\"\nbackend_from = \"room\"\nbackends = { lobby = \"game\" }\nlimits",
+        ),
+        VALID.replace(
             "[backend.game]",
             "[backend.game]\nbalance = \"least-sessions\"\nnodelay = false",
         ),
@@ -306,11 +315,19 @@ fn the_effective_configuration_has_every_key() {
     for key in known_keys() {
         let name = key.rsplit('.').next().unwrap();
         // Secrets, a self-signed certificate and a Unix socket are alternatives that the sample does not have;
-        // its route names no hosts, speaks no protocols and has datagrams without a key; its backend is told
+        // its route names no hosts and one backend, speaks no protocols and has datagrams without a key; its backend is told
         // of addresses alone, without TLS, from no address of its own, and no bytes tell its health.
-        let alternatives =
-            ["self_signed", "hosts", "protocols", "proxy_tlvs", "preamble", "source"];
+        let alternatives = [
+            "self_signed",
+            "hosts",
+            "protocols",
+            "proxy_tlvs",
+            "preamble",
+            "source",
+            "backend_from",
+        ];
         let is_absent = key.starts_with("server.secret")
+            || key.starts_with("route[].backends")
             || key.starts_with("server.previous_secret")
             || key.starts_with("backend.*.tls")
             || key.contains("datagram_latest_per_key")

@@ -1,6 +1,6 @@
 //! Datagrams both ways, and every way to lose one.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use super::support::*;
 use crate::{
@@ -145,7 +145,7 @@ async fn without_a_source_address_each_datagram_is_lost_for_that() {
     // One of another family, and one that nobody has (RFC 5737).
     for source in ["::1", "192.0.2.1"] {
         let mut route = udp_route(server.address());
-        Arc::get_mut(&mut route.backend).unwrap().source = vec![source.parse().unwrap()];
+        only_backend(&mut route).source = vec![source.parse().unwrap()];
         let gateway = Gateway::new(route);
         let client = gateway.session().await;
         client.send_datagram(b"hello");

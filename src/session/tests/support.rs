@@ -22,8 +22,8 @@ use crate::{
         tests::{endpoint, no_resolver, settings},
     },
     config::{
-        self, ByteSize, DatagramsMode, HostPort, Limit, Opens, Origins, Oversize, PerClientLimits,
-        PushMode, Rate, RoutePath, Segment, StreamsMode, UdpOpen, UniMode,
+        self, ByteSize, DatagramsMode, Destination, HostPort, Limit, Opens, Origins, Oversize,
+        PerClientLimits, PushMode, Rate, RoutePath, Segment, StreamsMode, UdpOpen, UniMode,
     },
     lifecycle::Lifecycle,
     limit::Clients,
@@ -59,7 +59,7 @@ pub(super) fn route_to(backend: config::Backend) -> config::Route {
         allow_missing_origin: true,
         protocols: Vec::new(),
         require_protocol: false,
-        backend: Arc::new(backend),
+        destination: Destination::Always(Arc::new(backend)),
         streams: StreamsMode::PerStream,
         uni: UniMode::Backend,
         datagrams: DatagramsMode::Udp,
@@ -89,8 +89,16 @@ pub(super) fn with_backend(
     mut route: config::Route,
     change: impl FnOnce(&mut config::Backend),
 ) -> config::Route {
-    change(Arc::get_mut(&mut route.backend).unwrap());
+    change(only_backend(&mut route));
     route
+}
+
+/// The one backend of a route that nobody else has yet.
+pub(super) fn only_backend(route: &mut config::Route) -> &mut config::Backend {
+    match &mut route.destination {
+        Destination::Always(backend) => Arc::get_mut(backend).unwrap(),
+        Destination::Listed(_) => panic!("there are several"),
+    }
 }
 
 pub(super) struct Gateway {
@@ -107,7 +115,8 @@ impl Gateway {
 
     pub(super) fn with_limit(route: config::Route, sessions: Limit) -> Self {
         let (metrics, lifecycle) = (Metrics::new(), Lifecycle::new());
-        let backends = [(route.backend.name.clone(), Arc::clone(&route.backend))].into();
+        let backends = route.destination.backends();
+        let backends = backends.map(|b| (b.name.clone(), Arc::clone(b))).collect();
         let tables = Tables {
             routes: RouteTable::new(std::slice::from_ref(&route), &metrics),
             backends: Arc::new(Backends::new(&backends, &metrics, &no_resolver(), None)),
