@@ -46,7 +46,7 @@ pub use self::{
         CertificateFiles, CertificateSource, Congestion, Listener, RetryPolicy, Transport,
         WebTransportProfile,
     },
-    origin::{Origin, OriginError, Origins},
+    origin::{Origin, OriginError, OriginPattern, Origins},
     path::{PathError, RoutePath, Segment, path_segments},
     pool::{Balance, Check, Ejection, HashOn, Health, Payload, Statuses},
     preamble::{Field, Piece, Preamble},

@@ -27,7 +27,7 @@ use std::{fmt, sync::Arc};
 use self::hosts::{Hosts, NotFound};
 pub use self::step::Step;
 use crate::{
-    config::{self, Origin, Origins, RoutePath, Segment, path_segments, request_host},
+    config::{self, RoutePath, Segment, path_segments, request_host},
     metrics::{Metrics, RouteMetrics},
     reason::Refusal,
     transport::{PAGE_PATH, RequestHead},
@@ -153,12 +153,7 @@ fn check_origin(route: &config::Route, header: Option<&str>) -> Result<(), Refus
     let Some(header) = header else {
         return if route.allow_missing_origin { Ok(()) } else { Err(Refusal::OriginMissing) };
     };
-    let allowed = match &route.origins {
-        Origins::Any => true,
-        // A header that is no origin equals none. Browsers never send one.
-        Origins::List(list) => Origin::parse(header).is_ok_and(|origin| list.contains(&origin)),
-    };
-    if allowed { Ok(()) } else { Err(Refusal::OriginNotAllowed) }
+    if route.origins.allow(header) { Ok(()) } else { Err(Refusal::OriginNotAllowed) }
 }
 
 /// The first of the client's protocols that the route has: the client's order counts (draft section 3.3).

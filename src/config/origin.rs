@@ -2,11 +2,12 @@
 //!
 //! The configuration and the header go through the same [`Origin::parse`], and only parsed origins are
 //! compared. Comparing text, or parts of it, is how `https://evilexample.com` gets in where
-//! `example.com` was meant.
+//! `example.com` was meant. A wildcard stands for exactly one label, as in certificates (RFC 9525 section
+//! 6.3) and in the hosts of routes.
 
 use std::{fmt, net::Ipv6Addr};
 
-use super::host::parse_port;
+use super::host::{is_host_name, parse_port};
 
 /// Which origins may use a route.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -14,7 +15,82 @@ pub enum Origins {
     /// Every origin: pages of any site may use the visitor's network position against the backend.
     Any,
     /// These, compared by scheme, host and port.
-    List(Vec<Origin>),
+    List(Vec<OriginPattern>),
+}
+
+impl Origins {
+    /// Whether the page that an `Origin` header names may use the route. A header that is no origin
+    /// equals none. Browsers never send one.
+    pub fn allow(&self, header: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::List(list) => {
+                Origin::parse(header).is_ok_and(|origin| list.iter().any(|own| own.takes(&origin)))
+            }
+        }
+    }
+}
+
+/// One origin, or those of all names with one label more.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum OriginPattern {
+    /// This one.
+    Exact(Origin),
+    /// `https://*.example.com`: `https://play.example.com`, but neither `https://example.com` nor
+    /// `https://a.play.example.com` nor `https://evilexample.com`.
+    AnyLabelOf {
+        /// Lower case.
+        scheme: String,
+        /// What follows the star and its dot: lower case.
+        parent: String,
+        /// The scheme's own where none was written; `None` for schemes that have none.
+        port: Option<u16>,
+    },
+}
+
+impl OriginPattern {
+    /// Reads an origin, or one whose host begins with `*.`.
+    ///
+    /// # Errors
+    /// What keeps the text from being one.
+    pub fn parse(text: &str) -> Result<Self, OriginError> {
+        let Some((scheme, rest)) = text.split_once("://*.") else {
+            return Origin::parse(text).map(Self::Exact);
+        };
+        match Origin::parse(&format!("{scheme}://{rest}"))? {
+            // No star stands for a part of an address.
+            Origin::Site { scheme, host, port } if is_host_name(&host) => {
+                Ok(Self::AnyLabelOf { scheme, parent: host, port })
+            }
+            _ => Err(OriginError::Wildcard),
+        }
+    }
+
+    /// Whether it is this origin, or the pattern has a star for its first label.
+    pub fn takes(&self, origin: &Origin) -> bool {
+        match (self, origin) {
+            (Self::Exact(own), origin) => own == origin,
+            (Self::AnyLabelOf { .. }, Origin::Null) => false,
+            (
+                Self::AnyLabelOf { scheme, parent, port },
+                Origin::Site { scheme: s, host, port: p },
+            ) => {
+                let above = host.split_once('.').map(|(_first, above)| above);
+                (scheme, port, Some(parent.as_str())) == (s, p, above)
+            }
+        }
+    }
+}
+
+impl fmt::Display for OriginPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(origin) => origin.fmt(f),
+            Self::AnyLabelOf { scheme, parent, port } => {
+                write_site(f, scheme, &format!("*.{parent}"), *port)
+            }
+        }
+    }
 }
 
 /// An origin.
@@ -65,22 +141,33 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Null => f.write_str("null"),
-            Self::Site { scheme, host, port } => {
-                write!(f, "{scheme}://{host}")?;
-                match port {
-                    Some(port) if Some(*port) != default_port(scheme) => write!(f, ":{port}"),
-                    _ => Ok(()),
-                }
-            }
+            Self::Site { scheme, host, port } => write_site(f, scheme, host, *port),
         }
+    }
+}
+
+/// As browsers write it: without the scheme's own port.
+fn write_site(
+    f: &mut fmt::Formatter<'_>,
+    scheme: &str,
+    host: &str,
+    port: Option<u16>,
+) -> fmt::Result {
+    write!(f, "{scheme}://{host}")?;
+    match port {
+        Some(port) if Some(port) != default_port(scheme) => write!(f, ":{port}"),
+        _ => Ok(()),
     }
 }
 
 /// Why a text is no origin.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum OriginError {
-    /// It has a `*`.
-    #[error("wildcards are not supported; list each origin, or write origins = \"any\"")]
+    /// It has a `*` in another place than before the first dot of a name.
+    #[error(
+        "`*` can only stand for the whole first label of a name, such as in \
+         \"https://*.example.com\"; for every page write origins = \"any\""
+    )]
     Wildcard,
     /// It has another form.
     #[error(
@@ -192,6 +279,85 @@ mod tests {
         ] {
             assert_eq!(Origin::parse(text), Err(OriginError::NotAnOrigin), "{text:?}");
         }
-        assert_eq!(Origin::parse("https://*.example.com"), Err(OriginError::Wildcard));
+        assert_eq!(Origin::parse("https://*.example.com"), Err(OriginError::Wildcard), "a header");
+    }
+
+    #[test]
+    fn a_star_is_the_whole_first_label_of_a_name() {
+        for (text, written) in [
+            ("https://*.example.com", "https://*.example.com"),
+            ("HTTPS://*.Example.COM:443", "https://*.example.com"),
+            ("http://*.localhost:3000", "http://*.localhost:3000"),
+            ("https://play.example.com", "https://play.example.com"),
+            ("null", "null"),
+        ] {
+            let pattern = OriginPattern::parse(text).unwrap();
+            assert_eq!(pattern.to_string(), written);
+            assert_eq!(OriginPattern::parse(written), Ok(pattern));
+        }
+        for (text, wrong) in [
+            ("*", OriginError::Wildcard),
+            ("*.example.com", OriginError::Wildcard),
+            ("https://*", OriginError::Wildcard),
+            ("https://*example.com", OriginError::Wildcard),
+            ("https://a.*.example.com", OriginError::Wildcard),
+            ("https://*.*.example.com", OriginError::Wildcard),
+            ("*://play.example.com", OriginError::Wildcard),
+            ("https://play.example.com:*", OriginError::Wildcard),
+            ("https://*.192.0.2.1", OriginError::Wildcard),
+            ("https://*.[::1]", OriginError::Wildcard),
+            ("https://*.", OriginError::NotAnOrigin),
+            ("https://*.example.com/", OriginError::NotAnOrigin),
+            ("https://*.example.com.", OriginError::NotAnOrigin),
+            ("https://*.b\u{fc}cher.example", OriginError::NotAnOrigin),
+        ] {
+            assert_eq!(OriginPattern::parse(text), Err(wrong), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_ends_at_the_borders_of_labels() {
+        let list =
+            ["https://*.example.com", "https://*.xn--bcher-kva.example:8443", "http://*.localhost"];
+        let list = list.map(|text| OriginPattern::parse(text).unwrap()).to_vec();
+        let origins = Origins::List(list);
+        for (header, is_allowed) in [
+            ("https://play.example.com", true),
+            ("https://PLAY.example.com:443", true),
+            ("https://xn--bcher-kva.example.com", true),
+            ("https://a.xn--bcher-kva.example:8443", true),
+            ("http://a.localhost:80", true),
+            // No label, two labels, another name.
+            ("https://example.com", false),
+            ("https://a.play.example.com", false),
+            ("https://evilexample.com", false),
+            ("https://evil.com", false),
+            ("https://play.example.com.evil.com", false),
+            ("https://play.example.org", false),
+            ("https://.example.com", false),
+            ("https://play..example.com", false),
+            // Another scheme or port.
+            ("http://play.example.com", false),
+            ("wss://play.example.com", false),
+            ("https://play.example.com:8443", false),
+            ("https://a.xn--bcher-kva.example", false),
+            // No origin at all.
+            ("https://play.example.com.", false),
+            ("https://evil.com/.example.com", false),
+            ("https://evil.com#.example.com", false),
+            ("https://evil.com?.example.com", false),
+            ("https://evil.com\\.example.com", false),
+            ("https://evil.com:.example.com", false),
+            ("https://evil@play.example.com", false),
+            ("https://evil%2eexample.com", false),
+            ("https://evil\u{3002}example.com", false),
+            ("https://a.b\u{fc}cher.example:8443", false),
+            ("https://*.example.com", false),
+            ("null", false),
+            ("", false),
+        ] {
+            assert_eq!(origins.allow(header), is_allowed, "{header:?}");
+        }
+        assert!(Origins::Any.allow("null"));
     }
 }

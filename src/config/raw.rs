@@ -17,7 +17,7 @@ use super::{
     host::HostPort,
     host_pattern::HostPattern,
     introduction::{ProxyTlv, UdpProxy},
-    origin::{Origin, Origins},
+    origin::{OriginPattern, Origins},
     path::RoutePath,
     preamble::Preamble,
     problems::{Collector, did_you_mean, join},
@@ -495,7 +495,7 @@ impl Read for Origins {
                 None
             }
             DeValue::Array(_) => {
-                let origins: Vec<Origin> = Read::read(value, at, problems)?;
+                let origins: Vec<OriginPattern> = Read::read(value, at, problems)?;
                 // What is left of a list of mistakes would be stricter than anybody meant.
                 (!origins.is_empty()).then_some(Self::List(origins))
             }

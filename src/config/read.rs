@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 use super::{
     host::HostPort,
     host_pattern::HostPattern,
-    origin::Origin,
+    origin::OriginPattern,
     path::RoutePath,
     pool::{HashOn, Payload, Statuses},
     preamble::Preamble,
@@ -184,7 +184,7 @@ read_as_text! {
         |_syntax| format!("{text:?} is no IP address; write one such as \"10.0.0.5\" or \"fd00::5\"")
     );
     HostPort: "a host and port such as \"127.0.0.1:7777\"", HostPort::parse;
-    Origin: "an origin such as \"https://play.example.com\"", |text: &str| Origin::parse(text)
+    OriginPattern: "an origin such as \"https://play.example.com\"", |text: &str| OriginPattern::parse(text)
         .map_err(|wrong| format!("{text:?} is no origin; {wrong}"));
     RoutePath: "a path such as \"/game/{room}\"", |text: &str| RoutePath::parse(text)
         .map_err(|wrong| format!("{text:?} is no path; {wrong}"));

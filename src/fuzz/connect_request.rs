@@ -6,7 +6,7 @@ use http::{HeaderValue, Method};
 
 use super::MOST_SECTION_BYTES;
 use crate::{
-    config::{Config, Origin, Origins, RoutePath, Segment, path_segments},
+    config::{Config, Origin, OriginPattern, Origins, RoutePath, Segment, path_segments},
     metrics::Metrics,
     reason::Refusal,
     route::{Match, Route, RouteTable},
@@ -203,8 +203,9 @@ fn is_allowed(route: &Route, origin: Option<&str>) -> bool {
     match (&route.settings.origins, origin) {
         (_, None) => route.settings.allow_missing_origin,
         (Origins::Any, Some(_)) => true,
+        // None of these routes has a wildcard.
         (Origins::List(list), Some(origin)) => {
-            Origin::parse(origin).is_ok_and(|origin| list.contains(&origin))
+            Origin::parse(origin).is_ok_and(|origin| list.contains(&OriginPattern::Exact(origin)))
         }
     }
 }

@@ -38,6 +38,30 @@ async fn a_foreign_origin_is_403_and_counted_under_its_route() {
     gateway.shut_down().await;
 }
 
+/// What a browser sends decides, by whole labels: no name that merely ends like ours is one of ours.
+#[tokio::test]
+async fn a_wildcard_lets_in_the_names_below_it_and_no_others() {
+    let keys = "origins = [\"https://*.example.com\", \"null\"]";
+    let gateway =
+        Setup::new().route_with("/game", Some(echo_tcp().await), None, keys).start().await;
+    for origin in ["https://play.example.com", "https://PLAY.example.com:443", "null"] {
+        drop(gateway.try_session("/game", &from_origin(origin)).await.unwrap());
+    }
+    for origin in [
+        "https://evilexample.com",
+        "https://example.com",
+        "https://a.play.example.com",
+        "https://play.example.com.evil.com",
+        "https://play.example.com.",
+        "http://play.example.com",
+        "https://play.example.com:8443",
+    ] {
+        let refusal = gateway.refusal("/game", &from_origin(origin)).await;
+        assert_eq!(refusal, (403, "origin_not_allowed".to_owned()), "{origin}");
+    }
+    gateway.shut_down().await;
+}
+
 #[tokio::test]
 async fn a_capture_takes_any_one_segment() {
     let (tcp, udp) = (echo_tcp().await, echo_udp().await);

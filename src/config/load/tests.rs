@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{
     Balance, CertificateSource, DatagramsMode, Destination, HostPort, Introduction, Limit,
-    LogFormat, Opens, Origin, Origins, ProxyProtocol, ProxyTlv, PushMode, RetryPolicy, StreamsMode,
-    UdpOpen, UniMode, known_keys,
+    LogFormat, Opens, Origin, OriginPattern, Origins, ProxyProtocol, ProxyTlv, PushMode,
+    RetryPolicy, StreamsMode, UdpOpen, UniMode, known_keys,
 };
 
 /// A small valid file. The tests break it, one line each.
@@ -141,11 +141,11 @@ fn the_sample_of_the_design_means_what_it_says() {
     assert_eq!(route.path.to_string(), "/game/{room}");
     assert_eq!(
         route.origins,
-        Origins::List(vec![Origin::Site {
+        Origins::List(vec![OriginPattern::Exact(Origin::Site {
             scheme: "https".to_owned(),
             host: "play.example.com".to_owned(),
             port: Some(443),
-        }])
+        })])
     );
     assert!(route.allow_missing_origin);
     assert_eq!(route.streams, StreamsMode::PerStream);
@@ -249,7 +249,7 @@ fn the_effective_configuration_is_the_same_configuration() {
         VALID.replace("sessions = 5", "sessions = \"unlimited\"\nheader_bytes = 1500"),
         VALID.replace(
             "origins = \"any\"",
-            "origins = [\"null\", \"http://[::1]:8080\"]\nhalf_close_timeout = \"90s\"\n\
+            "origins = [\"null\", \"http://[::1]:8080\", \"https://*.a.test\"]\nhalf_close_timeout = \"90s\"\n\
              protocols = [\"a\", \"b\"]\nrequire_protocol = true\n\
              datagram_latest_per_key = { offset = 65506, bytes = 16 }\noversize = \"stream\"",
         ),
