@@ -32,6 +32,7 @@ mod queue;
 mod race;
 mod resolve;
 mod roster;
+mod segments;
 mod source;
 mod spp;
 mod tend;

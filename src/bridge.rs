@@ -31,8 +31,8 @@ use tokio_util::{
 use tracing::error;
 use ulid::Ulid;
 
-use self::ledger::Imbalance;
 pub use self::ledger::{Account, Accounts, Total, Totals};
+use self::ledger::{Imbalance, Sum};
 use crate::{
     backend::{BackendConnection, ClientInfo, DialError, Pin},
     config,
@@ -182,30 +182,33 @@ impl Context {
         self.totals.down.stream_bytes.lost.add(bytes);
     }
 
-    fn datagram_up(&self, bytes: u64) {
-        self.totals.up.pass_datagram(bytes, &self.metrics().up);
+    fn datagrams_up(&self, datagrams: Sum) {
+        self.totals.up.pass_datagrams(datagrams, &self.metrics().up);
     }
 
     fn datagram_down(&self, bytes: u64) {
-        self.totals.down.pass_datagram(bytes, &self.metrics().down);
+        self.totals.down.pass_datagrams(Sum::one(bytes), &self.metrics().down);
     }
 
-    /// Decides on one of the client's datagrams.
-    fn keep_rate_up(&self) -> Result<(), Loss> {
-        keep_rate(self.rates.datagrams_up.as_deref())
+    /// Decides on so many of the client's datagrams: the first that may pass, as a number.
+    fn keep_rate_up(&self, datagrams: usize) -> usize {
+        keep_rate(self.rates.datagrams_up.as_deref(), datagrams)
     }
 
     /// Decides on one of the backend's datagrams.
     fn keep_rate_down(&self) -> Result<(), Loss> {
-        keep_rate(self.rates.datagrams_down.as_deref())
+        match keep_rate(self.rates.datagrams_down.as_deref(), 1) {
+            0 => Err(Loss::RateLimited),
+            _ => Ok(()),
+        }
     }
 
-    fn lost_up(&self, bytes: u64, why: Loss) {
-        self.totals.up.lose_datagram(bytes, why, &self.metrics().up);
+    fn lost_up(&self, datagrams: Sum, why: Loss) {
+        self.totals.up.lose_datagrams(datagrams, why, &self.metrics().up);
     }
 
     fn lost_down(&self, bytes: u64, why: Loss) {
-        self.totals.down.lose_datagram(bytes, why, &self.metrics().down);
+        self.totals.down.lose_datagrams(Sum::one(bytes), why, &self.metrics().down);
     }
 
     fn stream_ended(&self, why: StreamEnd) {
@@ -230,11 +233,14 @@ impl Rates {
     }
 }
 
-/// Lets one datagram more through, unless that is more than the rate.
-fn keep_rate(meter: Option<&Meter>) -> Result<(), Loss> {
+/// How many of so many datagrams are not more than the rate.
+fn keep_rate(meter: Option<&Meter>, datagrams: usize) -> usize {
     match meter {
-        Some(meter) if meter.take_up_to(1, Instant::now()) == 0 => Err(Loss::RateLimited),
-        _ => Ok(()),
+        Some(meter) => {
+            let allowed = meter.take_up_to(datagrams as u64, Instant::now());
+            usize::try_from(allowed).unwrap_or(datagrams)
+        }
+        None => datagrams,
     }
 }
 
@@ -333,14 +339,14 @@ endpoints = [{ tcp = "127.0.0.1:9" }]
     fn what_is_taken_and_never_booked_again_shows_in_the_metrics() {
         let metrics = Metrics::new();
         let balanced = context(&metrics);
-        balanced.totals.up.take_datagram(5);
-        balanced.datagram_up(5);
+        balanced.totals.up.take_datagrams(Sum::one(5));
+        balanced.datagrams_up(Sum::one(5));
         drop(balanced);
         let route = metrics.route("game");
         assert_eq!((route.imbalance_bytes.get(), route.imbalance_datagrams.get()), (0, 0));
 
         let forgetful = context(&metrics);
-        forgetful.totals.up.take_datagram(5);
+        forgetful.totals.up.take_datagrams(Sum::one(5));
         forgetful.stream_down(7);
         drop(forgetful);
         assert_eq!((route.imbalance_bytes.get(), route.imbalance_datagrams.get()), (5 + 7, 1));

@@ -154,8 +154,8 @@ pub trait SessionEvents<S: Session + ?Sized>: Send + Sync + 'static {
     fn bidi(&self, send: S::Send, recv: S::Recv);
     /// The client opened a unidirectional stream.
     fn uni(&self, recv: S::Recv);
-    /// The client sent a datagram.
-    fn datagram(&self, payload: Bytes);
+    /// The client sent datagrams: all that had come by now, in their order, though never without a bound.
+    fn datagrams(&self, payloads: &[Bytes]);
     /// Bidirectional streams that are open now; the transport raises the client's credit by it.
     fn open_bidi_streams(&self) -> u64;
     /// Bidirectional streams that the session may have open at once.

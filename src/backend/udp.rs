@@ -8,11 +8,14 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use bytes::Bytes;
 use quinn_udp::{RecvMeta, UdpSocketState};
 use socket2::SockRef;
 use tokio::{io::Interest, net::UdpSocket};
 
-use super::{Backend, DialError, member::Member, source::Sources, udp_header::UdpHeader};
+use super::{
+    Backend, DialError, member::Member, segments::Segments, source::Sources, udp_header::UdpHeader,
+};
 
 /// Datagrams that one system call may bring: 32 on Linux, 1 where the system brings no more. So many of
 /// the largest that fit a client's path are less than the default of `datagram_send_buffer`, so that a
@@ -28,6 +31,7 @@ pub struct UdpConnection {
     socket: UdpSocket,
     header: UdpHeader,
     batches: &'static UdpSocketState,
+    segments: Segments,
     witness: Witness,
 }
 
@@ -46,7 +50,8 @@ impl UdpConnection {
                 match open(*address, source) {
                     Ok(socket) => {
                         let batches = batches().map_err(DialError::of_udp_bind)?;
-                        return Ok(Self { socket, header, batches, witness });
+                        let segments = Segments::default();
+                        return Ok(Self { socket, header, batches, segments, witness });
                     }
                     // The next source may have a port left.
                     Err(error) => last = error,
@@ -56,23 +61,31 @@ impl UdpConnection {
         Err(last)
     }
 
-    /// Sends at once or not at all, behind what the backend wants to be told of the client.
+    /// Sends the first of these datagrams and as many behind it as one system call takes, at once or not at
+    /// all, each behind what the backend wants to be told of the client. Yields how many.
     ///
     /// # Errors
-    /// `WouldBlock` when the kernel's buffer is full; `ConnectionRefused` when an *earlier* datagram was
-    /// refused, and this one was not sent; EMSGSIZE when it is too large with what stands before it.
-    pub fn send(&self, datagram: &[u8]) -> io::Result<()> {
+    /// None was sent. `WouldBlock` when the kernel's buffer is full; `ConnectionRefused` when an *earlier*
+    /// datagram was refused; EMSGSIZE when the first is too large with what stands before it.
+    pub fn send(&self, datagrams: &[Bytes]) -> io::Result<usize> {
+        let Some(first) = datagrams.first() else { return Ok(0) };
+        let header = self.header.next();
         // Past tokio, which says `WouldBlock` for a new socket until its event loop has turned once.
         let socket = SockRef::from(&self.socket);
-        let sent = match self.header.next() {
-            [] => socket.send(datagram),
-            header => socket.send_vectored(&[IoSlice::new(header), IoSlice::new(datagram)]),
+        let few = datagrams.get(..self.header.serves()).unwrap_or(datagrams);
+        let sent = match self.segments.send(&self.socket, header, few) {
+            Some(sent) => sent,
+            None => match header {
+                [] => socket.send(first),
+                header => socket.send_vectored(&[IoSlice::new(header), IoSlice::new(first)]),
+            }
+            .map(|_bytes| 1),
         };
         match &sent {
             Ok(_) => self.header.sent(),
             Err(error) => self.note(error),
         }
-        sent.map(drop)
+        sent
     }
 
     /// How many bytes of what was received come before the payload. `None`: it is no reply to this
@@ -245,6 +258,57 @@ mod tests {
         assert!(receive(&connection).await.0 == sent);
     }
 
+    /// Sends all, and yields how many each system call took.
+    fn send(connection: &UdpConnection, mut datagrams: &[Bytes]) -> Vec<usize> {
+        let mut calls = Vec::new();
+        while !datagrams.is_empty() {
+            let sent = connection.send(datagrams).unwrap();
+            calls.push(sent);
+            datagrams = &datagrams[sent..];
+        }
+        calls
+    }
+
+    fn of_sizes(sizes: &[usize]) -> Vec<Bytes> {
+        (0_u8..).zip(sizes).map(|(n, size)| vec![n; *size].into()).collect()
+    }
+
+    #[tokio::test]
+    async fn one_call_takes_what_is_of_one_size_and_each_arrives_whole_and_in_order() {
+        let (connection, backend) = pair();
+        for (sizes, calls) in [
+            (&[1200; 40][..], &[40][..]),
+            (&[64; 70], &[64, 6]),
+            (&[10, 10, 4, 10, 11, 0, 0, 5], &[3, 1, 1, 1, 1, 1]),
+            (&[7], &[1]),
+        ] {
+            let sent = of_sizes(sizes);
+            assert_eq!(send(&connection, &sent), calls, "{sizes:?}");
+            for datagram in sent {
+                let mut buffer = [0; 2000];
+                let bytes = backend.recv(&mut buffer).unwrap();
+                assert_eq!(buffer[..bytes], datagram, "{sizes:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_is_refused_alone() {
+        let (connection, backend) = pair();
+        let datagrams = of_sizes(&[100, 65_508, 65_508, 100]);
+        assert_eq!(connection.send(&datagrams).unwrap(), 1, "segments do not grow");
+        for at in [1, 2] {
+            let error = connection.send(&datagrams[at..]).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
+        }
+        assert_eq!(connection.send(&datagrams[3..]).unwrap(), 1);
+        let mut buffer = [0; 200];
+        for filled in [0, 3] {
+            assert_eq!(backend.recv(&mut buffer).unwrap(), 100);
+            assert_eq!(buffer[..100], [filled; 100]);
+        }
+    }
+
     /// ICMP's word about a datagram that was sent must not cost one that has come.
     #[tokio::test]
     async fn an_error_of_the_past_costs_no_datagram() {
@@ -252,7 +316,7 @@ mod tests {
         let address = backend.local_addr().unwrap();
         backend.send(b"before").unwrap();
         drop(backend);
-        connection.send(b"to nobody").unwrap();
+        connection.send(&[Bytes::from_static(b"to nobody")]).unwrap();
         let refused =
             connection.readable().await.and_then(|()| connection.receive(|_| panic!("too early")));
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);

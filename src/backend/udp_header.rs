@@ -33,6 +33,14 @@ impl UdpHeader {
         }
     }
 
+    /// How many datagrams in a row may have what [`Self::next`] yields in front of them.
+    pub(super) fn serves(&self) -> usize {
+        match self.how {
+            UdpProxy::V2First if self.due.load(Ordering::Relaxed) => 1,
+            _ => usize::MAX,
+        }
+    }
+
     /// Notes that a datagram went out.
     pub(super) fn sent(&self) {
         // Read first, so that the usual case writes nothing.

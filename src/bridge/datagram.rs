@@ -1,6 +1,7 @@
 //! A session's datagrams and its UDP socket, with every loss.
 //!
-//! Up, a datagram is sent on the connection's own task or is lost; nothing waits. Down, one task per
+//! Up, a datagram is sent on the connection's own task or is lost; nothing waits, and what has come together
+//! goes on with as few system calls as its sizes allow. Down, one task per
 //! session reads the socket: what the client's transport does not take at once waits in a queue that
 //! is bounded in bytes and in age, the oldest is lost first, and the socket is read on meanwhile. What is
 //! too large for the client's path may have a stream of its own.
@@ -24,7 +25,7 @@ use tokio::task::yield_now;
 use tracing::debug;
 
 use self::{oversize::Streams, queue::Queue};
-use super::{Context, contain};
+use super::{Context, contain, ledger::Sum};
 use crate::{
     backend::UdpConnection,
     config::{DatagramsMode, UdpOpen},
@@ -58,32 +59,46 @@ impl<D: Datagrams, O: StreamOpener> DatagramBridge<D, O> {
         }
     }
 
-    /// Passes one of the client's datagrams to the backend, or counts it as lost.
-    pub fn deliver(&self, payload: &[u8]) {
-        let bytes = payload.len() as u64;
-        self.context.totals.up.take_datagram(bytes);
-        match self.pass_up(payload) {
-            Ok(()) => self.context.datagram_up(bytes),
-            Err(why) => self.context.lost_up(bytes, why),
+    /// Passes the client's datagrams to the backend in their order, or counts them as lost, each for itself.
+    pub fn deliver(&self, payloads: &[Bytes]) {
+        self.context.totals.up.take_datagrams(Sum::of(payloads));
+        if let Err(why) = self.may_go_up() {
+            return self.context.lost_up(Sum::of(payloads), why);
+        }
+        let (mut rest, too_many) = payloads.split_at(self.context.keep_rate_up(payloads.len()));
+        if !too_many.is_empty() {
+            self.context.lost_up(Sum::of(too_many), Loss::RateLimited);
+        }
+        if rest.is_empty() {
+            return;
+        }
+        let socket = match self.socket() {
+            Ok(socket) => socket,
+            Err(why) => return self.context.lost_up(Sum::of(rest), why),
+        };
+        while let [first, after @ ..] = rest {
+            match pass_up(socket, rest) {
+                Ok(sent) => {
+                    let (gone, left) = rest.split_at(sent);
+                    self.context.datagrams_up(Sum::of(gone));
+                    rest = left;
+                }
+                Err(why) => {
+                    self.context.lost_up(Sum::one(first.len() as u64), why);
+                    rest = after;
+                }
+            }
         }
     }
 
-    fn pass_up(&self, payload: &[u8]) -> Result<(), Loss> {
+    fn may_go_up(&self) -> Result<(), Loss> {
         if self.context.ending().is_some() {
             return Err(Loss::SessionEnded);
         }
         if self.context.route.settings.datagrams == DatagramsMode::Drop {
             return Err(Loss::NoBackend);
         }
-        self.context.keep_rate_up()?;
-        let socket = self.socket()?;
-        match socket.send(payload) {
-            // The refusal is of an earlier datagram; this one was not sent.
-            Err(stale) if stale.kind() == io::ErrorKind::ConnectionRefused => {
-                socket.send(payload).map_err(|error| loss(&error))
-            }
-            sent => sent.map_err(|error| loss(&error)),
-        }
+        Ok(())
     }
 
     /// The socket, opened with its task if this is the first use.
@@ -114,6 +129,17 @@ impl<D: Datagrams, O: StreamOpener> DatagramBridge<D, O> {
         self.context.lifecycle.spawn(contain(Arc::clone(&self.context), bridge).map(drop));
         opened
     }
+}
+
+/// Sends the first of the datagrams, with those behind it that can go along. Yields how many went, or why the
+/// first did not.
+fn pass_up(socket: &UdpConnection, datagrams: &[Bytes]) -> Result<usize, Loss> {
+    let sent = match socket.send(datagrams) {
+        // The refusal is of an earlier datagram; none of these was sent.
+        Err(stale) if stale.kind() == io::ErrorKind::ConnectionRefused => socket.send(datagrams),
+        sent => sent,
+    };
+    sent.map_err(|error| loss(&error))
 }
 
 /// Sorts an error of a send.
@@ -181,14 +207,14 @@ impl<D: Datagrams, O: StreamOpener> Way<'_, D, O> {
     /// Books a datagram that is no reply to this client.
     fn refuse(&self, received: &[u8]) {
         let bytes = received.len() as u64;
-        self.context.totals.down.take_datagram(bytes);
+        self.context.totals.down.take_datagrams(Sum::one(bytes));
         self.context.lost_down(bytes, Loss::WrongHeader);
     }
 
     /// Hands one datagram to the client's transport, or queues it behind those that wait.
     fn pass(&mut self, payload: &[u8]) {
         let bytes = payload.len() as u64;
-        self.context.totals.down.take_datagram(bytes);
+        self.context.totals.down.take_datagrams(Sum::one(bytes));
         if let Err(why) = self.context.keep_rate_down() {
             return self.context.lost_down(bytes, why);
         }

@@ -51,6 +51,25 @@ pub struct Account {
     pub lost: Total,
 }
 
+/// Datagrams that are booked at once, and their bytes together.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Sum {
+    pub(super) datagrams: u64,
+    pub(super) bytes: u64,
+}
+
+impl Sum {
+    /// A single datagram of so many bytes.
+    pub(super) fn one(bytes: u64) -> Self {
+        Self { datagrams: 1, bytes }
+    }
+
+    pub(super) fn of(payloads: &[Bytes]) -> Self {
+        let bytes = payloads.iter().map(|payload| payload.len() as u64).sum();
+        Self { datagrams: payloads.len() as u64, bytes }
+    }
+}
+
 /// How far the books of a session are off.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Imbalance {
@@ -97,21 +116,26 @@ impl Totals {
 }
 
 impl Accounts {
-    pub(super) fn take_datagram(&self, bytes: u64) {
-        self.datagrams.taken.add(1);
+    pub(super) fn take_datagrams(&self, Sum { datagrams, bytes }: Sum) {
+        self.datagrams.taken.add(datagrams);
         self.datagram_bytes.taken.add(bytes);
     }
 
-    pub(super) fn pass_datagram(&self, bytes: u64, metrics: &DirectionMetrics) {
-        metrics.datagrams.inc();
+    pub(super) fn pass_datagrams(&self, Sum { datagrams, bytes }: Sum, metrics: &DirectionMetrics) {
+        metrics.datagrams.inc_by(datagrams);
         metrics.datagram_bytes.inc_by(bytes);
-        self.datagrams.delivered.add(1);
+        self.datagrams.delivered.add(datagrams);
         self.datagram_bytes.delivered.add(bytes);
     }
 
-    pub(super) fn lose_datagram(&self, bytes: u64, why: Loss, metrics: &DirectionMetrics) {
-        metrics.lost.inc(why);
-        self.datagrams.lost.add(1);
+    pub(super) fn lose_datagrams(
+        &self,
+        Sum { datagrams, bytes }: Sum,
+        why: Loss,
+        metrics: &DirectionMetrics,
+    ) {
+        metrics.lost.add(why, datagrams);
+        self.datagrams.lost.add(datagrams);
         self.datagram_bytes.lost.add(bytes);
     }
 }
@@ -267,8 +291,8 @@ mod tests {
             &|| down.stream_bytes.delivered.add(1),
             &|| up.stream_bytes.lost.add(1),
             &|| down.stream_bytes.lost.add(1),
-            &|| up.take_datagram(0),
-            &|| down.take_datagram(0),
+            &|| up.take_datagrams(Sum::one(0)),
+            &|| down.take_datagrams(Sum::one(0)),
         ];
         for (before, carry) in (0..).zip(moves) {
             assert_eq!(totals.carried(), before);

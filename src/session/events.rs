@@ -109,8 +109,8 @@ impl<S: Session> SessionEvents<S> for Events<S> {
         });
     }
 
-    fn datagram(&self, payload: Bytes) {
-        contain(&self.context, || self.datagrams.deliver(&payload));
+    fn datagrams(&self, payloads: &[Bytes]) {
+        contain(&self.context, || self.datagrams.deliver(payloads));
     }
 
     fn open_bidi_streams(&self) -> u64 {

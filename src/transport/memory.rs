@@ -385,7 +385,13 @@ impl MemoryClient {
 
     /// Sends a datagram.
     pub(crate) fn send_datagram(&self, payload: &'static [u8]) {
-        self.events().datagram(Bytes::from_static(payload));
+        self.send_datagrams(&[payload]);
+    }
+
+    /// Sends datagrams that come together.
+    pub(crate) fn send_datagrams(&self, payloads: &[&'static [u8]]) {
+        let payloads: Vec<Bytes> = payloads.iter().copied().map(Bytes::from_static).collect();
+        self.events().datagrams(&payloads);
     }
 
     /// The payload of the next datagram.
@@ -461,7 +467,7 @@ mod tests {
         impl SessionEvents<MemorySession> for Deaf {
             fn bidi(&self, _: MemorySend, _: MemoryRecv) {}
             fn uni(&self, _: MemoryRecv) {}
-            fn datagram(&self, _: Bytes) {}
+            fn datagrams(&self, _: &[Bytes]) {}
             fn open_bidi_streams(&self) -> u64 {
                 0
             }

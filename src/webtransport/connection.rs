@@ -13,7 +13,7 @@ use tracing::debug;
 use super::{
     codes::{self, error, stream},
     control::{self, Fault, SettingsSlot},
-    datagram,
+    datagram::{self, Together},
     demux::{Demux, RequestContext, RequestStream},
     dialect,
     flow::SessionCredit,
@@ -21,7 +21,7 @@ use super::{
     guard::Sender,
     head::{Kind, Opened, ReadHead},
     mailbox::{Mailbox, Note},
-    registry::{DatagramFate, EarlyLimits, Registry},
+    registry::{DatagramsFate, EarlyLimits, Registry},
     request::{Requests, Resolved, SessionRequest},
 };
 use crate::{
@@ -230,7 +230,7 @@ impl Connection {
                 datagram = &mut read_datagram => {
                     read_datagram.set(quic.read_datagram());
                     let Ok(datagram) = datagram else { return };
-                    self.datagram(datagram);
+                    self.datagrams(datagram);
                 }
                 Some(head) = self.heads.next() => self.head(head),
                 accepted = h3.accept(), if self.resolving.len() < MAX_RESOLVING => {
@@ -341,16 +341,42 @@ impl Connection {
         self.critical.push(Box::pin(read));
     }
 
-    fn datagram(&mut self, datagram: Bytes) {
-        self.datagrams_read += 1;
-        let Some((session, payload)) = datagram::parse(datagram) else {
-            return self.close(error::H3_DATAGRAM_ERROR, b"bad datagram");
-        };
-        match self.registry.datagram(session, payload) {
-            DatagramFate::Kept => {}
-            DatagramFate::Early => self.lost.inc(Loss::Early),
-            DatagramFate::Gone => self.lost.inc(Loss::SessionEnded),
+    /// Deals with a datagram and with what has come behind it by now.
+    fn datagrams(&mut self, first: Bytes) {
+        let (quic, mut together) = (self.context.quic.clone(), Together::begin());
+        let mut next = Some(first);
+        while let Some(datagram) = next {
+            self.datagrams_read += 1;
+            let Some((session, payload)) = datagram::parse(datagram) else {
+                self.pass(&mut together);
+                return self.close(error::H3_DATAGRAM_ERROR, b"bad datagram");
+            };
+            if !together.is_of(session) {
+                self.pass(&mut together);
+            }
+            // The rest is for the next turn of the loop: one client must not have the thread for ever.
+            next = if together.push(session, payload) {
+                // Whether the connection is gone shows there too.
+                quic.read_datagram().now_or_never().and_then(Result::ok)
+            } else {
+                None
+            };
         }
+        self.pass(&mut together);
+    }
+
+    /// Hands over the datagrams that came together, and has none left.
+    fn pass(&mut self, together: &mut Together) {
+        let (session, payloads) = together.get();
+        if payloads.is_empty() {
+            return;
+        }
+        match self.registry.datagrams(session, payloads) {
+            DatagramsFate::Kept => {}
+            DatagramsFate::Early(lost) => self.lost.add(Loss::Early, lost),
+            DatagramsFate::Gone => self.lost.add(Loss::SessionEnded, payloads.len() as u64),
+        }
+        together.clear();
     }
 
     /// Counts the datagrams that quinn had no room for: it loses the oldest without a word, but counts

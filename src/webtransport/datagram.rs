@@ -1,5 +1,7 @@
 //! HTTP datagrams (RFC 9297 section 2.1): a Quarter Stream ID, then the payload.
 
+use std::cell::Cell;
+
 use bytes::{Buf, Bytes};
 
 use super::varint;
@@ -16,6 +18,58 @@ pub(crate) fn parse(mut datagram: Bytes) -> Option<(u64, Bytes)> {
     }
     datagram.advance(n);
     Some((quarter * 4, datagram))
+}
+
+/// Datagrams of one session that are handed over together at most: as many as the kernel takes in one call
+/// (UDP_MAX_SEGMENTS). More have to wait for everything else that the connection has to do.
+const MOST_TOGETHER: usize = 64;
+
+thread_local! {
+    /// Lent to the connection that reads datagrams now, so that none keeps one while it is idle.
+    static LENT: Cell<Vec<Bytes>> = const { Cell::new(Vec::new()) };
+}
+
+/// Datagrams of one session that have come one right behind the other.
+#[derive(Debug)]
+pub(crate) struct Together {
+    session: u64,
+    payloads: Vec<Bytes>,
+}
+
+impl Together {
+    /// None so far.
+    pub(crate) fn begin() -> Self {
+        Self { session: 0, payloads: LENT.take() }
+    }
+
+    /// Whether a datagram of this session may come next.
+    pub(crate) fn is_of(&self, session: u64) -> bool {
+        self.payloads.is_empty() || self.session == session
+    }
+
+    /// Adds one that [is of](Self::is_of) the same session. Yields whether there is room for more.
+    pub(crate) fn push(&mut self, session: u64, payload: Bytes) -> bool {
+        self.session = session;
+        self.payloads.push(payload);
+        self.payloads.len() < MOST_TOGETHER
+    }
+
+    /// The session and what it is to get, in the order of coming; never nothing but at the beginning.
+    pub(crate) fn get(&self) -> (u64, &[Bytes]) {
+        (self.session, &self.payloads)
+    }
+
+    /// Lets go of all.
+    pub(crate) fn clear(&mut self) {
+        self.payloads.clear();
+    }
+}
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        self.payloads.clear();
+        LENT.set(std::mem::take(&mut self.payloads));
+    }
 }
 
 /// The way for a session's datagrams to its client.

@@ -81,14 +81,14 @@ enum Standing<'a> {
     Other,
 }
 
-/// What became of a datagram.
+/// What became of a session's datagrams.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum DatagramFate {
-    /// The session has it, or it waits for the session.
+pub(crate) enum DatagramsFate {
+    /// The session has them, or they wait for the session.
     Kept,
-    /// Lost: no session, or too many waiting.
-    Early,
-    /// Lost: the session has ended.
+    /// So many are lost: no session, and too many waiting.
+    Early(u64),
+    /// All are lost: the session has ended.
     Gone,
 }
 
@@ -154,10 +154,16 @@ impl Registry {
         while let Some(early) = self.take_stream(session) {
             live.deliver(early);
         }
-        while let Some(i) = self.datagrams.iter().position(|early| early.session == session) {
-            if let Some(early) = self.datagrams.remove(i) {
-                events.datagram(early.what);
+        let mut waited = Vec::new();
+        self.datagrams.retain_mut(|early| {
+            let is_its_own = early.session == session;
+            if is_its_own {
+                waited.push(std::mem::take(&mut early.what));
             }
+            !is_its_own
+        });
+        if !waited.is_empty() {
+            events.datagrams(&waited);
         }
         self.live.insert(session, live);
     }
@@ -184,23 +190,26 @@ impl Registry {
         }
     }
 
-    /// A datagram has come.
-    pub(crate) fn datagram(&mut self, session: u64, payload: Bytes) -> DatagramFate {
+    /// Datagrams of a session have come.
+    pub(crate) fn datagrams(&mut self, session: u64, payloads: &[Bytes]) -> DatagramsFate {
         match self.standing(session) {
             Standing::Live(live) => {
-                live.events.datagram(payload);
-                DatagramFate::Kept
+                live.events.datagrams(payloads);
+                DatagramsFate::Kept
             }
-            Standing::Gone | Standing::Other => DatagramFate::Gone,
-            Standing::Coming if self.datagrams.len() >= self.limits.datagrams => {
-                DatagramFate::Early
-            }
+            Standing::Gone | Standing::Other => DatagramsFate::Gone,
             Standing::Coming => {
-                // A short payload must not keep a whole packet's buffer.
-                let what = Bytes::copy_from_slice(&payload);
+                let room = self.limits.datagrams.saturating_sub(self.datagrams.len());
                 let until = Instant::now() + self.limits.patience;
-                self.datagrams.push_back(Early { session, until, what });
-                DatagramFate::Kept
+                for payload in payloads.iter().take(room) {
+                    // A short payload must not keep a whole packet's buffer.
+                    let what = Bytes::copy_from_slice(payload);
+                    self.datagrams.push_back(Early { session, until, what });
+                }
+                match payloads.len().saturating_sub(room) {
+                    0 => DatagramsFate::Kept,
+                    lost => DatagramsFate::Early(lost as u64),
+                }
             }
         }
     }

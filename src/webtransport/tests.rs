@@ -27,11 +27,13 @@ use crate::{
 };
 
 /// Echoes streams and datagrams; `/refuse` is refused, `/bye` and `/long` are closed by the server, on `/hold` no stream
-/// is read before a datagram comes, and on `/deaf` nothing of the session itself.
+/// is read before a datagram comes, on `/deaf` nothing of the session itself, and `/count` says how many datagrams
+/// came together.
 struct Echo {
     datagrams: super::Datagrams,
     over: CancellationToken,
     held: Option<Arc<Notify>>,
+    counts: bool,
 }
 
 impl SessionEvents<Session> for Echo {
@@ -55,12 +57,15 @@ impl SessionEvents<Session> for Echo {
         recv.stop(5);
     }
 
-    fn datagram(&self, payload: Bytes) {
+    fn datagrams(&self, payloads: &[Bytes]) {
         if let Some(held) = &self.held {
             held.notify_one();
         }
-        let framed = [self.datagrams.prefix(), &payload].concat();
-        _ = self.datagrams.try_send(framed.into());
+        let count = [Bytes::from(vec![u8::try_from(payloads.len()).unwrap()])];
+        for payload in if self.counts { &count } else { payloads } {
+            let framed = [self.datagrams.prefix(), payload].concat();
+            _ = self.datagrams.try_send(framed.into());
+        }
     }
 
     fn open_bidi_streams(&self) -> u64 {
@@ -111,7 +116,8 @@ async fn run(request: SessionRequest, told: Told) {
     let hold = |path| (request.head().path == path).then(Arc::<Notify>::default);
     let (held, deaf) = (hold("/hold"), hold("/deaf"));
     let held = held.or_else(|| deaf.clone());
-    let events = Arc::new(Echo { datagrams: request.datagrams(), over, held });
+    let counts = request.head().path == "/count";
+    let events = Arc::new(Echo { datagrams: request.datagrams(), over, held, counts });
     let mut session = request.accept(None, events).await.unwrap();
     if let Some((code, reason)) = closes {
         return session.close(code, &reason).await;
@@ -229,6 +235,38 @@ impl Server {
 
     async fn end(&mut self) -> ClientEnd {
         timeout(Duration::from_secs(10), self.ends.recv()).await.unwrap().unwrap()
+    }
+}
+
+/// What comes in one packet is handed over at once, up to a bound.
+#[tokio::test]
+async fn datagrams_that_come_together_are_handed_over_together() {
+    let server = server();
+    let session = server.session("/count").await.unwrap();
+    for (sent, counts) in [(1, &[1][..]), (20, &[20]), (100, &[64, 36])] {
+        for _ in 0..sent {
+            session.send_datagram(b"x").unwrap();
+        }
+        for count in counts {
+            assert_eq!(session.read_datagram().await.unwrap()[..], [*count], "of {sent}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn datagrams_of_several_sessions_that_come_together_go_to_each_in_order() {
+    let server = server();
+    let connection = server.connect().await;
+    let options = RequestOptions::default();
+    let a = connection.open_session(&server.url("/a"), &options).await.unwrap();
+    let b = connection.open_session(&server.url("/b"), &options).await.unwrap();
+    for (session, number) in [(&a, 0), (&a, 1), (&b, 0), (&a, 2), (&b, 1), (&b, 2)] {
+        session.send_datagram(&[number]).unwrap();
+    }
+    for session in [&a, &b] {
+        for number in 0..3 {
+            assert_eq!(session.read_datagram().await.unwrap()[..], [number]);
+        }
     }
 }
 

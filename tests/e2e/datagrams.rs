@@ -159,6 +159,36 @@ async fn a_flood_from_the_backend_is_passed_on_or_counted() {
     gateway.shut_down().await;
 }
 
+/// What has come together goes on together, which neither side may notice: not by its contents, not by its order,
+/// and not in the counts.
+#[tokio::test]
+async fn bursts_of_all_sizes_arrive_whole_and_in_order() {
+    const SENT: usize = 600;
+    // At a time, so that no buffer on the way is full.
+    const BURST: usize = 30;
+    let backend = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let gateway = TestGateway::with_udp("/game", backend.local_addr().unwrap()).await;
+    let session = gateway.session("/game").await;
+    // Runs of one size, lone ones, and empty ones.
+    let datagram = |n: usize| match n % 10 {
+        0..5 => pattern(900, n as u64),
+        5 => pattern(n, n as u64),
+        6 => Vec::new(),
+        _ => pattern(40, n as u64),
+    };
+    for first in (0..SENT).step_by(BURST) {
+        for n in first..first + BURST {
+            session.send_datagram(&datagram(n)).unwrap();
+        }
+        for n in first..first + BURST {
+            assert!(receive(&backend).await.0 == datagram(n), "number {n} is another");
+        }
+    }
+    let up = [("direction", "client_to_backend")];
+    gateway.metric_reaches("tidegate_datagrams_total", &up, SENT as f64).await;
+    gateway.shut_down().await;
+}
+
 /// What comes faster than the gateway takes it is lost in QUIC's own buffer, and still counted.
 #[tokio::test]
 async fn a_flood_from_the_client_is_passed_on_or_counted() {

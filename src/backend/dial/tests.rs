@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use socket2::{Domain, Type};
 use tokio::io::AsyncReadExt;
@@ -186,7 +187,7 @@ async fn datagrams_come_from_the_sources_too() {
     let mut seen = Vec::new();
     for _ in 0..2 {
         let socket = backend.pick(&NOBODY).unwrap().open_udp(&client()).unwrap();
-        socket.send(b"x").unwrap();
+        socket.send(&[Bytes::from_static(b"x")]).unwrap();
         seen.push(server.recv_from(&mut [0]).unwrap().1.ip().to_string());
     }
     assert_eq!(seen, ["127.0.0.21", "127.0.0.22"]);

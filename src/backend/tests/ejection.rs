@@ -1,5 +1,7 @@
 //! Members that fail in use, on real sockets.
 
+use bytes::Bytes;
+
 use super::*;
 use crate::config::Limit;
 
@@ -136,7 +138,7 @@ async fn refused_datagrams_leave_a_udp_endpoint_out() {
     let pin = backend.pick(&NOBODY).unwrap();
     let socket = pin.open_udp(&client()).unwrap();
     until(|| {
-        _ = socket.send(b"anybody?");
+        _ = socket.send(&[Bytes::from_static(b"anybody?")]);
         backend.endpoints[0].pool.ejections.get() == 1
     })
     .await;
@@ -154,7 +156,7 @@ async fn an_answer_begins_the_count_of_a_udp_endpoint_anew() {
     let member = member(&backend, 1);
     assert_eq!(member.failed(), 1);
 
-    socket.send(b"hello").unwrap();
+    socket.send(&[Bytes::from_static(b"hello")]).unwrap();
     let (_, gateway) = alive.recv_from(&mut [0; 8]).unwrap();
     alive.send_to(b"hello", gateway).unwrap();
     socket.readable().await.unwrap();

@@ -167,7 +167,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        bridge::tests::context,
+        bridge::{ledger::Sum, tests::context},
         metrics::Metrics,
         transport::{
             SessionRequest,
@@ -184,7 +184,7 @@ mod tests {
 
     /// Lets a datagram wait that has come.
     fn push(queue: &mut Queue<'_>, prefix: &[u8], payload: &[u8]) {
-        queue.context.totals.down.take_datagram(payload.len() as u64);
+        queue.context.totals.down.take_datagrams(Sum::one(payload.len() as u64));
         queue.push([prefix, payload].concat().into());
     }
 

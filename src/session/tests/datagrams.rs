@@ -258,6 +258,87 @@ async fn a_backend_that_restarts_is_reached_again_by_the_same_socket() {
     assert_eq!((gateway.route.up.datagrams.get(), lost), (7, 0));
 }
 
+/// What comes together is sent together, which must not show.
+#[tokio::test]
+async fn datagrams_that_come_together_arrive_one_by_one_and_in_order() {
+    let server = UdpServer::new().await;
+    let gateway = Gateway::new(udp_route(server.address()));
+    let (client, from) = talking(&gateway, &server).await;
+    let sizes = [30, 30, 30, 7, 0, 0, 9, 9, 1200, 1200, 1, 2, 3];
+    let together: Vec<&'static [u8]> =
+        (0_u8..).zip(sizes).map(|(n, size)| &*vec![n; size].leak()).collect();
+
+    client.send_datagrams(&together);
+    for datagram in &together {
+        assert_eq!(server.receive().await, (datagram.to_vec(), from));
+    }
+    let up = &gateway.route.up;
+    assert_eq!(up.datagrams.get(), 1 + 13);
+    assert_eq!(up.datagram_bytes.get(), 5 + sizes.iter().sum::<usize>() as u64);
+    client.close(0, "");
+    gateway.leaves_nothing_behind().await;
+}
+
+#[tokio::test]
+async fn one_that_is_too_large_amid_others_is_lost_alone() {
+    let server = UdpServer::new().await;
+    let gateway = Gateway::new(udp_route(server.address()));
+    let (client, from) = talking(&gateway, &server).await;
+    let too_large: &'static [u8] = vec![0; 65_508].leak();
+
+    client.send_datagrams(&[b"one", b"two", too_large, b"four", too_large, too_large, b"seven"]);
+    for datagram in [&b"one"[..], b"two", b"four", b"seven"] {
+        assert_eq!(server.receive().await, (datagram.to_vec(), from));
+    }
+    assert_eq!(gateway.route.up.lost.get(Loss::Oversize), 3);
+    assert_eq!(gateway.route.up.datagrams.get(), 1 + 4);
+}
+
+/// A refusal is of an earlier datagram, so that those which hear of it have to be sent again, all of them.
+#[tokio::test]
+async fn the_refusal_of_an_old_datagram_costs_none_of_those_that_come_together() {
+    let server = UdpServer::at("127.0.0.10:0".parse().unwrap()).await;
+    let address = server.address();
+    let gateway = Gateway::new(udp_route(address));
+    let (client, from) = talking(&gateway, &server).await;
+    drop(server);
+    // The first goes into the void, and those after it hear of that.
+    client.send_datagrams(&[b"void", b"long void", b"void", b"void", b"the very longest void"]);
+
+    let server = UdpServer::at(address).await;
+    client.send_datagrams(&[b"again", b"again", b"end"]);
+    for datagram in [&b"again"[..], b"again", b"end"] {
+        assert_eq!(server.receive().await, (datagram.to_vec(), from));
+    }
+    let lost: u64 = Loss::ALL.iter().map(|why| gateway.route.up.lost.get(*why)).sum();
+    assert_eq!((gateway.route.up.datagrams.get(), lost), (1 + 5 + 3, 0));
+}
+
+#[tokio::test]
+async fn datagrams_that_come_together_have_their_headers() {
+    let server = UdpServer::new().await;
+    for (how, lengths) in [
+        (UdpProxy::V2First, [28, 0, 0, 0]),
+        (UdpProxy::V2Every, [28, 28, 28, 28]),
+        (UdpProxy::Spp, [38, 38, 38, 38]),
+    ] {
+        let gateway = Gateway::new(introducing(server.address(), how));
+        let client = gateway.session().await;
+        let together = [&b"one"[..], b"two", b"", b"three"];
+        client.send_datagrams(&together);
+        let mut header = Vec::new();
+        for (payload, length) in together.iter().zip(lengths) {
+            let (datagram, _) = server.receive().await;
+            let (before, after) = datagram.split_at(length);
+            assert_eq!(after, *payload, "{how:?}");
+            if header.is_empty() {
+                header = before.to_vec();
+            }
+            assert!(before.is_empty() || before == header, "{how:?}: the same each time");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_route_without_udp_counts_what_it_drops() {
     let mut dropping = route(&[dead_address()]);
@@ -265,8 +346,8 @@ async fn a_route_without_udp_counts_what_it_drops() {
     // And one that wants UDP, but whose endpoint has no address for it.
     for route in [dropping, route(&[dead_address()])] {
         let gateway = Gateway::new(route);
-        gateway.session().await.send_datagram(b"hello");
-        assert_eq!(gateway.route.up.lost.get(Loss::NoBackend), 1);
+        gateway.session().await.send_datagrams(&[b"hello", b"anybody"]);
+        assert_eq!(gateway.route.up.lost.get(Loss::NoBackend), 2);
         assert_eq!(gateway.route.up.datagrams.get(), 0);
     }
 }
