@@ -3,7 +3,12 @@
 use std::{fmt::Write, hint::black_box, path::Path};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use tidegate::{config::Config, metrics::Metrics, route::RouteTable, transport::RequestHead};
+use tidegate::{
+    config::Config,
+    metrics::Metrics,
+    route::RouteTable,
+    transport::{Authorization, RequestHead},
+};
 
 /// So many routes, each with a capture behind its own first segment.
 fn table(routes: usize) -> RouteTable {
@@ -28,6 +33,7 @@ fn head(path: &str) -> RequestHead {
         authority: "gateway.example.com".to_owned(),
         path: path.to_owned(),
         query: None,
+        authorization: Authorization::default(),
         origin: Some("https://play.example.com".to_owned()),
         client: "127.0.0.1:1".parse().expect("an address"),
         local: None,

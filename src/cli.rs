@@ -14,6 +14,7 @@ mod failure;
 mod logging;
 mod run;
 mod serve;
+mod token;
 
 use std::{
     io::{self, Write},
@@ -55,6 +56,9 @@ enum Command {
     /// Work with certificates
     #[command(subcommand)]
     Cert(cert::Cert),
+    /// Work with the tokens that clients show
+    #[command(subcommand)]
+    Token(token::Token),
     /// Print completions for a shell
     Completions(completions::Completions),
 }
@@ -85,6 +89,7 @@ pub(crate) fn run() -> Result<ExitCode, Failure> {
         Command::Dev(command) => control_thread(command.execute(&cli.log)),
         Command::Check(command) => command.execute(&cli.log),
         Command::Cert(command) => command.execute(),
+        Command::Token(command) => command.execute(),
         Command::Completions(command) => command.execute(),
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! In goes a file's text, out comes a [`Config`], or [`Problems`]: each with its line, its key, what
 //! was found and what would do. Files that the text names (certificates, the secret) are opened, so
-//! that a mistake shows before anything starts; only the secret, and what TLS to backends needs, is read.
+//! that a mistake shows before anything starts; only the secret, credentials, and what TLS to
+//! backends needs, are read.
 //!
 //! A file goes through two shapes. `raw` is what was typed: every key an option, nothing checked but
 //! keys and types. [`Config`] is what it means: only values that can be obeyed. Nothing after this
@@ -11,6 +12,7 @@
 //! key with its default and its reason, and a test holds that file to this code.
 
 mod backend;
+mod credential;
 mod datagram;
 mod destination;
 mod effective;
@@ -37,6 +39,7 @@ use std::{
 
 pub use self::{
     backend::{Backend, Dial, Endpoint, Keepalive, ProxyProtocol, Roots},
+    credential::{ClaimRule, Credential, CredentialKind, SUBJECT, Token, Tokens, Wanted},
     datagram::{DatagramKey, Oversize},
     destination::{Destination, Listed},
     host::{HostPort, is_certificate_name},
@@ -79,6 +82,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Backends by name.
     pub backends: BTreeMap<String, Arc<Backend>>,
+    /// What clients may show, by name.
+    pub credentials: BTreeMap<String, Arc<Credential>>,
 }
 
 /// Every key that a file can have, such as `route[].limits.sessions` or `backend.*.balance`.

@@ -8,7 +8,8 @@
 //!
 //! A UDP packet reaches a worker's socket and endpoint ([`edge`]: admit, ask for proof of the address, or
 //! refuse). The handshake done, HTTP/3 runs on the connection ([`webtransport`]) and yields a session
-//! request. The path and the origin pick a route ([`route`]). The session room ([`session`]) checks limits,
+//! request. The path and the origin pick a route ([`route`]), which may ask the client to show who it is
+//! ([`credential`]). The session room ([`session`]) checks limits,
 //! picks an endpoint and accepts or refuses. Each stream of the client's gets a bridge to a TCP
 //! connection, all datagrams one to a UDP socket ([`bridge`], [`backend`]). When the session ends, it has one
 //! reason ([`reason`]), in one log line and one counter.
@@ -25,6 +26,7 @@
 //! | [`edge`] | workers, sockets, steering, connection ids, TLS, admission | quinn, rustls, socket2 |
 //! | [`webtransport`] | QUIC connection to session requests to sessions | h3 and its family; quinn's connections and streams |
 //! | [`route`] | path and origin to a route or a refusal | |
+//! | [`credential`] | what a client shows to an identity or a refusal | |
 //! | [`session`] | one session's life: limits, deadlines, why it ended | |
 //! | [`bridge`] | bytes and datagrams both ways, with every ending and every loss | |
 //! | [`backend`] | name to endpoint to connection: balancing, health, resolving, TLS, what a backend learns of the client | socket2, rustls; hyper for health checks |
@@ -37,7 +39,7 @@
 //! | [`client`] | a WebTransport client for the load generator and the tests | h3, quinn, rustls |
 //!
 //! Imports go downwards: gateway to edge, session and admin; those to bridge, route; those to webtransport,
-//! backend; those to transport, limit, config, metrics, reason and lifecycle, which import nothing but each other's
+//! backend, credential; those to transport, limit, config, metrics, reason and lifecycle, which import nothing but each other's
 //! plain types. The client stands aside and takes from webtransport what both ends share. `clippy` holds the borders
 //! to the outside libraries.
 //!
@@ -56,6 +58,7 @@ pub mod bridge;
 #[allow(clippy::disallowed_types, reason = "owns quinn and rustls on the client side")]
 pub mod client;
 pub mod config;
+pub mod credential;
 #[allow(clippy::disallowed_types, reason = "owns quinn, rustls and socket2")]
 pub mod edge;
 #[cfg(any(test, fuzzing))]

@@ -83,6 +83,12 @@ reasons! {
         OriginNotAllowed = "origin_not_allowed", Client;
         /// The request has no origin and the route wants one.
         OriginMissing = "origin_missing", Client;
+        /// The route asks the client to show who it is, and it shows nothing.
+        CredentialMissing = "credential_missing", Client;
+        /// What the client shows is not known, or cannot be one.
+        CredentialInvalid = "credential_invalid", Client;
+        /// Who the client is may use the gateway, but not this route or path.
+        CredentialForbidden = "credential_forbidden", Client;
         /// The route requires an application protocol, and has none of the client's.
         NoCommonProtocol = "no_common_protocol", Client;
         /// What the path says instead of a backend's name is not in the route's table.
@@ -125,7 +131,8 @@ impl Refusal {
     pub const fn status(self) -> u16 {
         match self {
             Self::BadRequest | Self::SettingsTimeout | Self::NoCommonProtocol => 400,
-            Self::OriginNotAllowed | Self::OriginMissing => 403,
+            Self::CredentialMissing | Self::CredentialInvalid => 401,
+            Self::OriginNotAllowed | Self::OriginMissing | Self::CredentialForbidden => 403,
             Self::NoRoute | Self::BackendNotListed => 404,
             Self::NotWebTransport => 405,
             Self::WrongHost => 421,
@@ -139,6 +146,17 @@ impl Refusal {
             Self::BackendUnavailable | Self::Draining => 503,
             Self::BackendTimeout => 504,
             Self::Internal => 500,
+        }
+    }
+
+    /// What would let the client in (`WWW-Authenticate`, RFC 6750 section 3). No more than that: what is wrong
+    /// with a token helps those who forge them.
+    pub const fn challenge(self) -> Option<&'static str> {
+        match self {
+            Self::CredentialMissing => Some("Bearer"),
+            Self::CredentialInvalid => Some("Bearer error=\"invalid_token\""),
+            Self::CredentialForbidden => Some("Bearer error=\"insufficient_scope\""),
+            _ => None,
         }
     }
 

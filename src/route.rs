@@ -4,7 +4,8 @@
 //! opens anything, and a table never changes: a new configuration makes a new table, and sessions keep
 //! the route that they began with.
 //!
-//! The decisions come in this order: path and host, which name a route; origin; application protocol;
+//! The decisions come in this order: path and host, which name a route; origin; what the client shows of itself
+//! ([`Gate`]); application protocol;
 //! backend. Whatever is decided after the route is counted under it. Whoever wants to see each of them
 //! watches ([`RouteTable::lookup_watched`]); there is no other way to decide.
 //!
@@ -28,6 +29,7 @@ use self::hosts::{Hosts, NotFound};
 pub use self::step::Step;
 use crate::{
     config::{self, RoutePath, Segment, path_segments, request_host},
+    credential::{Gate, Identity},
     metrics::{Metrics, RouteMetrics},
     reason::Refusal,
     transport::{PAGE_PATH, RequestHead},
@@ -46,6 +48,8 @@ pub struct RouteTable {
 pub struct Route {
     /// What the configuration says.
     pub settings: config::Route,
+    /// Who may use it.
+    pub gate: Gate,
     /// What the route has done.
     pub metrics: RouteMetrics,
 }
@@ -62,6 +66,10 @@ impl fmt::Display for Route {
 pub struct Match {
     /// The route.
     pub route: Arc<Route>,
+    /// Who the client is, if the route asks.
+    pub identity: Option<Identity>,
+    /// What followed the `?`, without tokens.
+    pub query: Option<String>,
     /// The application protocol of the session, if client and route have one in common.
     pub protocol: Option<String>,
     /// Where the session goes.
@@ -78,8 +86,8 @@ impl RouteTable {
         let mut table = Self { routes: Vec::new(), hosts: Hosts::default() };
         for settings in settings {
             table.hosts.insert(settings, table.routes.len());
-            let metrics = metrics.route(&settings.name);
-            table.routes.push(Arc::new(Route { settings: settings.clone(), metrics }));
+            let (gate, metrics) = (Gate::new(&settings.credentials), metrics.route(&settings.name));
+            table.routes.push(Arc::new(Route { settings: settings.clone(), gate, metrics }));
         }
         table
     }
@@ -113,15 +121,20 @@ impl RouteTable {
         watch(Step::Origin(origin));
         origin.map_err(refused)?;
 
+        let captures = captures(&route.settings.path, &segments);
+        let identity = route.gate.check(head, &captures);
+        watch(Step::Credential(identity.as_ref().map(Option::as_ref).map_err(|why| *why)));
+        let identity = identity.map_err(refused)?;
+
         let protocol = choose_protocol(&route.settings, &head.protocols);
         watch(Step::Protocol(protocol.as_ref().map(Option::as_deref).map_err(|why| *why)));
         let protocol = protocol.map_err(refused)?;
 
-        let captures = captures(&route.settings.path, &segments);
         let backend = route.settings.destination.of(&captures).ok_or(Refusal::BackendNotListed);
         watch(Step::Backend(backend.map(Arc::as_ref)));
         let backend = Arc::clone(backend.map_err(refused)?);
-        Ok(Match { route: Arc::clone(route), protocol, backend, captures })
+        let query = head.query.as_deref().and_then(|query| route.gate.without_tokens(query));
+        Ok(Match { route: Arc::clone(route), identity, query, protocol, backend, captures })
     }
 
     /// The route that host and path lead to, and the segments of the path.

@@ -41,6 +41,7 @@ use crate::{
     backend::{Backend, Backends, ClientInfo, Pin, RequestFacts},
     bridge::{self, datagram::DatagramBridge},
     config::Limit,
+    credential::Identity,
     lifecycle::Lifecycle,
     limit::{Clients, Place, TooMuch},
     metrics::Metrics,
@@ -121,13 +122,15 @@ impl SessionContext {
             let route = found.map_or_else(|(route, _)| route, |found| Some(found.route));
             return Err((route, Refusal::Draining.into()));
         }
-        let Match { route, protocol, backend, captures } =
+        let Match { route, identity, query, protocol, backend, captures } =
             found.map_err(|(route, why)| (route, why.into()))?;
-        let query = head.query.as_deref();
-        let facts = RequestFacts { client: head.client.ip(), captures: &captures, query };
+        let facts =
+            RequestFacts { client: head.client.ip(), captures: &captures, query: query.as_deref() };
         let backend = tables.backends.get(&backend.name);
         match self.reserve(&route, backend, &facts) {
-            Ok((permits, pin)) => Ok(Admission { route, protocol, captures, pin, permits }),
+            Ok((permits, pin)) => {
+                Ok(Admission { route, identity, query, protocol, captures, pin, permits })
+            }
             Err(why) => Err((Some(route), why)),
         }
     }
@@ -179,6 +182,8 @@ impl SessionContext {
 #[derive(Debug)]
 struct Admission {
     route: Arc<Route>,
+    identity: Option<Identity>,
+    query: Option<String>,
     protocol: Option<String>,
     captures: Vec<(String, String)>,
     pin: Pin,
@@ -197,16 +202,16 @@ struct Permits {
 pub async fn run<R: SessionRequest>(request: R, context: Arc<SessionContext>) {
     let asked = Instant::now();
     let decision = context.admit(request.head());
-    let head = Arc::new(request.head().to_keep());
     match decision {
-        Ok(admission) => {
+        Ok(mut admission) => {
+            let head = Arc::new(request.head().to_keep(admission.query.take()));
             // What it had reserved is free again before the client takes its refusal, or does not.
             if let Err((request, why)) = serve(request, head, admission, asked, &context).await {
                 request.refuse(why).await;
             }
         }
         Err((route, refused)) => {
-            context.count_refusal(route.as_deref(), refused.why, &head);
+            context.count_refusal(route.as_deref(), refused.why, request.head());
             request.refuse(refused).await;
         }
     }
@@ -216,12 +221,15 @@ pub async fn run<R: SessionRequest>(request: R, context: Arc<SessionContext>) {
 async fn serve<R: SessionRequest>(
     mut request: R,
     head: Arc<RequestHead>,
-    Admission { route, protocol, captures, pin, permits: _permits }: Admission,
+    Admission { route, identity, protocol, captures, pin, permits: _permits, .. }: Admission,
     asked: Instant,
     context: &SessionContext,
 ) -> Result<(), (R, Refusal)> {
-    let client =
-        ClientInfo::new(Arc::clone(&head), &route.settings.name, captures, protocol.clone());
+    let subject = identity.and_then(|identity| identity.subject);
+    let client = ClientInfo {
+        subject,
+        ..ClientInfo::new(Arc::clone(&head), &route.settings.name, captures, protocol.clone())
+    };
     let lifecycle = context.lifecycle.clone();
     let bridges = Arc::new(bridge::Context::new(Arc::clone(&route), pin, client, lifecycle));
     // Should this task be dropped, the bridges are not to live on.
@@ -402,6 +410,7 @@ fn log_end(
         origin = head.origin,
         dialect = head.dialect,
         protocol,
+        subject = bridges.client().subject,
         side = end.why.side().word(),
         reason = end.why.word(),
         client_code = end.code,

@@ -10,7 +10,7 @@
 #[cfg(test)]
 pub(crate) mod memory;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 
@@ -21,14 +21,17 @@ use crate::reason::Refused;
 pub const PAGE_PATH: &str = "/";
 
 /// What a client asked for when it asked for a session. All of it is the client's word.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Eq, PartialEq)]
 pub struct RequestHead {
     /// Host and, where given, port: the `:authority` pseudo-header.
     pub authority: String,
     /// Path without the query, as sent (percent-encoding untouched).
     pub path: String,
-    /// What followed the `?`, if there was one.
+    /// What followed the `?`, if there was one. It may carry a token, so it is not shown; who gets it once the
+    /// session is admitted gets it without.
     pub query: Option<String>,
+    /// What the client shows of itself. Not kept once that is looked at.
+    pub authorization: Authorization,
     /// The application protocols that the client speaks, those that it likes best first. Not kept once one
     /// is chosen.
     pub protocols: Vec<String>,
@@ -46,9 +49,82 @@ pub struct RequestHead {
 
 impl RequestHead {
     /// What is of use for as long as a session lives: all but the application protocols, of which one has
-    /// been chosen. A long list of short ones takes many times the bytes that it came in.
-    pub(crate) fn to_keep(&self) -> Self {
-        Self { protocols: Vec::new(), ..self.clone() }
+    /// been chosen, and what the client has shown of itself, of which `query` is what is left. A long list of
+    /// short protocols takes many times the bytes that it came in.
+    pub(crate) fn to_keep(&self, query: Option<String>) -> Self {
+        let (protocols, authorization) = (Vec::new(), Authorization::default());
+        Self {
+            authority: self.authority.clone(),
+            path: self.path.clone(),
+            query,
+            authorization,
+            protocols,
+            origin: self.origin.clone(),
+            client: self.client,
+            local: self.local,
+            dialect: self.dialect,
+            tls: self.tls.clone(),
+        }
+    }
+}
+
+/// Shows that there is a query, but not what it says: there may be a token in it.
+impl fmt::Debug for RequestHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestHead")
+            .field("authority", &self.authority)
+            .field("path", &self.path)
+            .field("query", &self.query.as_ref().map(|_| "***"))
+            .field("authorization", &self.authorization)
+            .field("protocols", &self.protocols)
+            .field("origin", &self.origin)
+            .field("client", &self.client)
+            .field("local", &self.local)
+            .field("dialect", &self.dialect)
+            .field("tls", &self.tls)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+impl RequestHead {
+    /// A request for `/` by a client on this machine that shows nothing.
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            authority: "gateway.example.com".to_owned(),
+            path: "/".to_owned(),
+            query: None,
+            authorization: Authorization::default(),
+            origin: None,
+            client: SocketAddr::from(([127, 0, 0, 1], 1)),
+            local: None,
+            dialect: "draft02",
+            tls: None,
+            protocols: Vec::new(),
+        }
+    }
+}
+
+/// The value of an `Authorization` header, if there was one. Never shown.
+#[derive(Clone, Default, Eq, PartialEq)]
+pub struct Authorization(Option<String>);
+
+impl Authorization {
+    /// The value, for who decides on it alone.
+    pub fn expose(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+}
+
+impl From<Option<String>> for Authorization {
+    fn from(value: Option<String>) -> Self {
+        Self(value)
+    }
+}
+
+impl fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "***" } else { "none" })
     }
 }
 

@@ -34,6 +34,9 @@ use tokio::{
 
 use self::echo::{echo_tcp, echo_udp};
 
+#[path = "cli/credentials.rs"]
+mod credentials;
+
 /// How long anything that is expected may take, on a machine with other things to do.
 const DEADLINE: Duration = Duration::from_secs(20);
 

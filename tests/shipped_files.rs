@@ -13,7 +13,7 @@ use std::{
 
 use tidegate::{
     config::{self, Config, HostPort},
-    edge,
+    credential, edge,
     gateway::Gateway,
     reason::{Ending, Loss, Refusal, StreamEnd},
 };
@@ -53,10 +53,11 @@ fn with_alternatives() -> String {
     text
 }
 
-/// Whether this is `key = value`: prose stands one blank behind its mark.
+/// Whether this is a section's heading or `key = value`: prose stands one blank behind its mark.
 fn is_setting(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_lowercase())
-        && text.split_once(" = ").is_some_and(|(key, _)| !key.contains([' ', ':']))
+    text.starts_with('[')
+        || text.starts_with(|c: char| c.is_ascii_lowercase())
+            && text.split_once(" = ").is_some_and(|(key, _)| !key.contains([' ', ':']))
 }
 
 fn parse(text: &str) -> Config {
@@ -97,8 +98,10 @@ fn it_shows_every_key() {
 /// Adds the keys of a table, written as `known_keys` writes them.
 fn note_keys(table: &DeTable<'_>, at: &str, keys: &mut BTreeSet<String>) {
     for (key, value) in table {
-        // The names of backends are the operator's, and so is what paths say in their place.
-        let is_free = ["backend", "route[].backends"].contains(&at);
+        // The names of backends and credentials are the operator's, and so is what paths say in their place; those
+        // of claims belong to who issues them.
+        let names = ["backend", "route[].backends", "credential"];
+        let is_free = names.contains(&at) || at.ends_with(".claims");
         let name = if is_free { "*" } else { key.get_ref() };
         let at = if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
         note_value(value.get_ref(), &at, keys);
@@ -126,6 +129,9 @@ fn every_configuration_in_the_readme_is_valid() {
     let made = edge::self_signed(&["localhost".to_owned()]).unwrap();
     fs::write(folder.join("fullchain.pem"), made.certificate_pem).unwrap();
     fs::write(folder.join("privkey.pem"), made.key_pem).unwrap();
+
+    let token = credential::token_hash("token").map(|byte| format!("{byte:02x}")).concat();
+    fs::write(folder.join("robots.tokens"), format!("alice:sha256={token}\n")).unwrap();
 
     let blocks = code_blocks("toml");
     assert!(!blocks.is_empty(), "no configuration was found");

@@ -26,7 +26,7 @@ pub struct ClientInfo {
     pub captures: Vec<(String, String)>,
     /// The application protocol of the session, if client and route have one in common.
     pub protocol: Option<String>,
-    /// Whom the client's token names. Nobody yet: routes do not ask for tokens.
+    /// Whom the client's credential names, if the route asks for one.
     pub subject: Option<String>,
 }
 
@@ -104,6 +104,7 @@ pub(crate) mod tests {
                 authority: "play.test:4433".into(),
                 path: "/game/a%20b".into(),
                 query: Some("token=secret".into()),
+                authorization: Default::default(),
                 protocols: vec!["chat-v1".into(), "chat-v2".into()],
                 origin: Some("https://play.test".into()),
                 client: "192.0.2.1:5".parse().unwrap(),

@@ -53,6 +53,9 @@ pub(crate) enum Failure {
     /// No certificate can be made for the names of the command line.
     #[error(transparent)]
     MakeCertificate(#[from] CertificateError),
+    /// What was to be a token is none. It is not shown.
+    #[error("what stdin gives is no token: {0}")]
+    Token(&'static str),
     /// A file that was asked for cannot be written; one that is there already stays as it is.
     #[error("cannot create {}", file.display())]
     Create {
@@ -77,7 +80,7 @@ impl Failure {
     pub(crate) const fn exit_code(&self) -> u8 {
         match self {
             Self::Output(_) | Self::Create { .. } => 1,
-            Self::LogFilter { .. } | Self::MakeCertificate(_) => 2,
+            Self::LogFilter { .. } | Self::MakeCertificate(_) | Self::Token(_) => 2,
             Self::Bind { .. } | Self::System { .. } => 71,
             Self::Config(_) | Self::ConfiguredLogFilter { .. } | Self::Certificate { .. } => 78,
             Self::Start(StartError::Certificate { .. }) => 78,
@@ -140,6 +143,7 @@ mod tests {
             (Failure::Output(taken()), 1),
             (Failure::Create { file: "privkey.pem".into(), source: taken() }, 1),
             (Failure::from(CertificateError::None), 2),
+            (Failure::Token("empty"), 2),
         ];
         for (failure, code) in cases {
             assert_eq!(failure.exit_code(), code, "{failure:?}");

@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use super::{
-    Backend, BackendTls, CertificateFiles, CertificateSource, Check, Config, DatagramKey,
-    Destination, Dial, Ejection, Endpoint, Health, Keepalive, Limits, Listed, Listener, Payload,
-    PerClientLimits, PerConnectionLimits, Roots, Route, Server, Timeouts, Transport, raw,
+    Backend, BackendTls, CertificateFiles, CertificateSource, Check, ClaimRule, Config, Credential,
+    CredentialKind, DatagramKey, Destination, Dial, Ejection, Endpoint, Health, Keepalive, Limits,
+    Listed, Listener, Payload, PerClientLimits, PerConnectionLimits, Roots, Route, Server,
+    Timeouts, Transport, raw,
     read::{HexBytes, Workers},
     units::{Patience, Period},
 };
@@ -47,6 +48,10 @@ impl Config {
             backend: Some(
                 self.backends.iter().map(|(name, b)| (name.clone(), backend(b))).collect(),
             ),
+            credential: Some(
+                self.credentials.iter().map(|(name, c)| (name.clone(), credential(c))).collect(),
+            )
+            .filter(|credentials: &BTreeMap<_, _>| !credentials.is_empty()),
             ..Default::default()
         }
     }
@@ -158,6 +163,8 @@ fn route(route: &Route) -> raw::Route {
         path: Some(route.path.clone()),
         origins: Some(route.origins.clone()),
         allow_missing_origin: Some(route.allow_missing_origin),
+        credentials: Some(route.credentials.iter().map(|c| c.name.clone()).collect())
+            .filter(|credentials: &Vec<_>| !credentials.is_empty()),
         // An empty list has no form: the key is left out.
         protocols: Some(route.protocols.clone()).filter(|protocols| !protocols.is_empty()),
         require_protocol: Some(route.require_protocol),
@@ -212,6 +219,18 @@ impl DestinationKeys {
                 listed: Some(backends.iter().map(|(v, b)| (v.clone(), name(b))).collect()),
             },
         }
+    }
+}
+
+fn credential(credential: &Credential) -> raw::Credential {
+    let CredentialKind::Tokens(tokens) = &credential.kind;
+    let rule = |rule: &ClaimRule| (rule.claim.clone(), rule.wanted.clone());
+    raw::Credential {
+        tokens: Some(text(&tokens.file)),
+        query: credential.query.clone(),
+        claims: Some(credential.claims.iter().map(rule).collect())
+            .filter(|claims: &BTreeMap<_, _>| !claims.is_empty()),
+        ..Default::default()
     }
 }
 

@@ -5,6 +5,7 @@
 //! mistakes give three lines.
 
 mod backend;
+mod credential;
 mod datagram;
 mod destination;
 mod introduction;
@@ -107,7 +108,8 @@ fn config(raw: raw::File, folder: &Folder, problems: &mut Collector<'_>) -> Opti
         problems.required("route", raw.route, "without a [[route]] every session is refused");
     let backends = backend::backends(raw.backend.unwrap_or_default(), folder, problems);
     let listeners = listener::listeners(listeners.unwrap_or_default(), folder, problems);
-    let routes = route::routes(routes.unwrap_or_default(), &backends, problems);
+    let credentials = credential::credentials(raw.credential.unwrap_or_default(), folder, problems);
+    let routes = route::routes(routes.unwrap_or_default(), &backends, &credentials, problems);
     introduction::check_captures(&backends, routes.as_deref(), problems);
     Some(Config {
         server: server::server(
@@ -131,6 +133,10 @@ fn config(raw: raw::File, folder: &Folder, problems: &mut Collector<'_>) -> Opti
         backends: backends
             .into_iter()
             .map(|(name, backend)| Some((name, backend?)))
+            .collect::<Option<_>>()?,
+        credentials: credentials
+            .into_iter()
+            .map(|(name, credential)| Some((name, credential?)))
             .collect::<Option<_>>()?,
     })
 }

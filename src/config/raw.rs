@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     Balance, Congestion, DatagramsMode, HashOn, LogFormat, Opens, Oversize, Payload, ProxyProtocol,
-    PushMode, RetryPolicy, Statuses, StreamsMode, UdpOpen, UniMode, WebTransportProfile,
+    PushMode, RetryPolicy, Statuses, StreamsMode, UdpOpen, UniMode, Wanted, WebTransportProfile,
     host::HostPort,
     host_pattern::HostPattern,
     introduction::{ProxyTlv, UdpProxy},
@@ -105,6 +105,7 @@ section! {
         drain: Drain,
         route: Vec<Route>,
         backend: BTreeMap<String, Backend>,
+        credential: BTreeMap<String, Credential>,
     }
 }
 
@@ -242,6 +243,7 @@ section! {
         path: RoutePath,
         origins: Origins,
         allow_missing_origin: bool,
+        credentials: Vec<String>,
         protocols: Vec<String>,
         require_protocol: bool,
         backend: String,
@@ -261,6 +263,15 @@ section! {
         oversize_queue: ByteSize,
         oversize_streams: u32,
         limits: RouteLimits,
+    }
+}
+
+section! {
+    /// `[credential.NAME]`
+    Credential {
+        tokens: String,
+        query: String,
+        claims: BTreeMap<String, Wanted>,
     }
 }
 
@@ -536,7 +547,7 @@ macro_rules! serialize_as_text {
     )* };
 }
 
-serialize_as_text!(HashOn, HostPattern, Preamble, Payload, Statuses);
+serialize_as_text!(HashOn, HostPattern, Preamble, Payload, Statuses, Wanted);
 
 impl Serialize for HostPort {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -13,6 +13,7 @@ use serde::Serialize;
 use toml::de::{DeTable, DeValue};
 
 use super::{
+    credential::Wanted,
     host::HostPort,
     host_pattern::HostPattern,
     origin::OriginPattern,
@@ -194,6 +195,7 @@ read_as_text! {
         .map_err(|wrong| format!("{text:?} is no host; {wrong}"));
     Rate: "a rate such as \"100/s\", or \"unlimited\"", Rate::parse;
     HashOn: "what to hash, such as \"client-address\" or \"capture:room\"", HashOn::parse;
+    Wanted: "a text, or a capture such as \"{room}\"", Wanted::parse;
     Payload: "a text such as \"PING\\\\r\\\\n\"", Payload::parse;
     Statuses: "statuses such as \"200\" or \"200-399\"", Statuses::parse;
     HexBytes: "hexadecimal digits such as \"0a1b\"", HexBytes::parse;
@@ -298,7 +300,7 @@ impl Serialize for Workers {
 pub(super) struct HexBytes(pub(super) Vec<u8>);
 
 impl HexBytes {
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let digit = |c: char| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok());
         let digits: Option<Vec<u8>> = text.chars().map(digit).collect();
         match digits.as_deref().map(<[u8]>::as_chunks::<2>) {

@@ -1,9 +1,10 @@
 //! Routes, and what becomes of a session's streams and datagrams on them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    ByteSize, DatagramKey, Destination, HostPattern, Limit, Origins, Oversize, Rate, RoutePath,
+    ByteSize, Credential, DatagramKey, Destination, HostPattern, Limit, Origins, Oversize, Rate,
+    RoutePath,
 };
 
 /// One route: a path, who may use it, and where it goes.
@@ -20,6 +21,8 @@ pub struct Route {
     /// Whether requests without an origin may use it: native clients send none. Default false when
     /// origins are listed, true with `origins = "any"`.
     pub allow_missing_origin: bool,
+    /// What a client must show, any one of them. Default none: nothing need be shown.
+    pub credentials: Vec<Arc<Credential>>,
     /// Application protocols that sessions may agree on (`WT-Available-Protocols`). Default none.
     pub protocols: Vec<String>,
     /// Whether a client that offers none of them is refused. Default false.

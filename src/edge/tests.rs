@@ -76,6 +76,7 @@ fn config(workers: u32) -> Config {
         },
         drain: Drain { delay: Duration::ZERO, grace: Duration::ZERO },
         routes: Vec::new(),
+        credentials: BTreeMap::new(),
         backends: BTreeMap::new(),
     }
 }

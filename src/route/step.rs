@@ -3,6 +3,7 @@
 use super::Route;
 use crate::{
     config::{self, PathError},
+    credential::Identity,
     reason::Refusal,
 };
 
@@ -17,6 +18,8 @@ pub enum Step<'a> {
     Route(Result<&'a Route, Refusal>),
     /// Whether the route lets the request's origin in.
     Origin(Result<(), Refusal>),
+    /// Who the client is, where the route asks; with what it has shown kept out of it.
+    Credential(Result<Option<&'a Identity>, Refusal>),
     /// The application protocol, if client and route have one in common.
     Protocol(Result<Option<&'a str>, Refusal>),
     /// The backend, which the path may choose.

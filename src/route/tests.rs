@@ -5,6 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
+use crate::transport::Authorization;
 
 /// A table with one route per path, for this origin and for requests without one.
 fn table(paths: &[&str]) -> RouteTable {
@@ -31,6 +32,7 @@ fn head(path: &str, origin: Option<&str>) -> RequestHead {
         authority: "gateway.example.com".to_owned(),
         path: path.to_owned(),
         query: None,
+        authorization: Authorization::default(),
         origin: origin.map(str::to_owned),
         client: "127.0.0.1:1".parse().unwrap(),
         local: None,
@@ -287,16 +289,16 @@ fn a_rest_may_choose_the_backend_too() {
 fn each_decision_is_told_up_to_the_last() {
     let protocol = "protocols = [\"a\"]\nrequire_protocol = true\nallow_missing_origin = false\n";
     let table = table_of(&format!("{ROOMS}{protocol}{C}"));
-    let all = ["path", "host", "route", "origin", "protocol", "backend"];
+    let all = ["path", "host", "route", "origin", "credential", "protocol", "backend"];
     let sound = || {
         let origin = Some("https://a.org");
         RequestHead { protocols: vec!["a".to_owned()], ..head("/game/lobby", origin) }
     };
     let path = |path: &str| RequestHead { path: path.to_owned(), ..sound() };
     for (head, told) in [
-        (sound(), 6),
-        (path("/game/other"), 6),
-        (RequestHead { protocols: Vec::new(), ..sound() }, 5),
+        (sound(), 7),
+        (path("/game/other"), 7),
+        (RequestHead { protocols: Vec::new(), ..sound() }, 6),
         (RequestHead { origin: None, ..sound() }, 4),
         (path("/nowhere"), 3),
         (RequestHead { authority: "a..b".to_owned(), ..sound() }, 2),
@@ -309,6 +311,7 @@ fn each_decision_is_told_up_to_the_last() {
                 Step::Host(host) => ("host", host.is_ok()),
                 Step::Route(route) => ("route", route.is_ok()),
                 Step::Origin(origin) => ("origin", origin.is_ok()),
+                Step::Credential(identity) => ("credential", identity.is_ok()),
                 Step::Protocol(protocol) => ("protocol", protocol.is_ok()),
                 Step::Backend(backend) => ("backend", backend.is_ok()),
             };

@@ -298,6 +298,7 @@ impl MemoryClient {
             authority: "gateway.test".into(),
             path: path.into(),
             query: Some("token=secret".into()),
+            authorization: Default::default(),
             origin: Some("https://play.test".into()),
             client: "192.0.2.1:50000".parse().unwrap(),
             local: "203.0.113.9:443".parse().ok(),

@@ -7,7 +7,7 @@ use h3::{
     error::{Code, StreamError},
     server::{RequestResolver, RequestStream},
 };
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use quinn::crypto::rustls::HandshakeData;
 use tokio::{sync::watch, time::timeout};
 
@@ -195,17 +195,13 @@ pub(crate) fn head(
     if uri.scheme_str() != Some("https") || path_and_query.path().is_empty() {
         return None;
     }
-    let mut origins = request.headers().get_all(header::ORIGIN).iter();
-    let origin = match (origins.next(), origins.next()) {
-        (None, _) => None,
-        (Some(origin), None) => Some(origin.to_str().ok()?.to_owned()),
-        // Two origins are none that could be trusted.
-        (Some(_), Some(_)) => return None,
-    };
+    let origin = single(request, &header::ORIGIN)?;
+    let authorization = single(request, &header::AUTHORIZATION)?;
     Some(RequestHead {
         authority: uri.authority()?.as_str().to_owned(),
         path: path_and_query.path().to_owned(),
         query: path_and_query.query().map(str::to_owned),
+        authorization: authorization.into(),
         protocols,
         origin,
         client,
@@ -213,6 +209,17 @@ pub(crate) fn head(
         dialect: dialect.word(),
         tls: None,
     })
+}
+
+/// The value of a header that a request has at most once. `None`: it has two, of which neither could be
+/// trusted, or one that is no text.
+fn single(request: &Request<()>, name: &HeaderName) -> Option<Option<String>> {
+    let mut values = request.headers().get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Some(None),
+        (Some(value), None) => Some(Some(value.to_str().ok()?.to_owned())),
+        (Some(_), Some(_)) => None,
+    }
 }
 
 /// Answers an ordinary request. Errors mean that the client is not there to read it.
@@ -257,6 +264,9 @@ async fn refuse<S: h3::quic::SendStream<Bytes>>(
     }
     if status == StatusCode::METHOD_NOT_ALLOWED {
         response = response.header(header::ALLOW, "GET, HEAD");
+    }
+    if let Some(challenge) = why.challenge() {
+        response = response.header(header::WWW_AUTHENTICATE, challenge);
     }
     let response = response.body(()).expect("all of it is from closed lists");
     let told = async {

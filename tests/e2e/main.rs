@@ -13,6 +13,7 @@ mod backends;
 mod browser;
 mod browsers;
 mod closes;
+mod credentials;
 mod datagrams;
 #[allow(clippy::disallowed_types, reason = "plays a TLS server")]
 mod dialling;

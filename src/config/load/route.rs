@@ -2,7 +2,13 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::{all, backend::Backends, check_names, datagram, destination};
+use super::{
+    all,
+    backend::Backends,
+    check_names,
+    credential::{self, Credentials},
+    datagram, destination,
+};
 use crate::config::{
     Backend, DatagramsMode, Destination, Endpoint, HashOn, HostPattern, Opens, Origins, PushMode,
     Route, RoutePath, StreamsMode, UniMode,
@@ -13,11 +19,13 @@ use crate::config::{
 pub(super) fn routes(
     raws: Vec<raw::Route>,
     backends: &Backends,
+    credentials: &Credentials,
     problems: &mut Collector<'_>,
 ) -> Option<Vec<Route>> {
     note_equal_paths(&raws, problems);
     let names = names(&raws, problems);
-    all(raws.into_iter().zip(names).map(|(raw, name)| route(name, raw, backends, problems)))
+    let named = raws.into_iter().zip(names);
+    all(named.map(|(raw, name)| route(name, raw, backends, credentials, problems)))
 }
 
 /// Notes each path that takes exactly what an earlier one takes on the same host: nothing says which
@@ -82,6 +90,7 @@ fn route(
     name: Option<String>,
     raw: raw::Route,
     backends: &Backends,
+    credentials: &Credentials,
     problems: &mut Collector<'_>,
 ) -> Option<Route> {
     let hint = "write one such as \"/game\" or \"/game/{room}\"";
@@ -90,6 +99,7 @@ fn route(
         "list who may use this route, such as [\"https://play.example.com\"], or write \"any\"";
     let origins = problems.required(&raw.key("origins"), raw.origins.clone(), hint);
     check_hosts(&raw, problems);
+    let credentials = credential::of_route(&raw, credentials, problems);
     check_protocols(&raw, problems);
     let destination = destination::destination(&raw, backends, problems);
     check_hash(path.as_ref(), destination.as_ref(), &raw, problems);
@@ -103,6 +113,7 @@ fn route(
         path: path?,
         allow_missing_origin: raw.allow_missing_origin.unwrap_or(origins == Origins::Any),
         origins,
+        credentials: credentials?,
         protocols: raw.protocols.unwrap_or_default(),
         require_protocol: raw.require_protocol.unwrap_or_default(),
         destination: destination?,

@@ -315,11 +315,12 @@ fn the_effective_configuration_has_every_key() {
     for key in known_keys() {
         let name = key.rsplit('.').next().unwrap();
         // Secrets, a self-signed certificate and a Unix socket are alternatives that the sample does not have;
-        // its route names no hosts and one backend, speaks no protocols and has datagrams without a key; its backend is told
+        // its route names no hosts and one backend, asks for no credentials, speaks no protocols and has datagrams without a key; its backend is told
         // of addresses alone, without TLS, from no address of its own, and no bytes tell its health.
         let alternatives = [
             "self_signed",
             "hosts",
+            "credentials",
             "protocols",
             "proxy_tlvs",
             "preamble",
@@ -330,6 +331,7 @@ fn the_effective_configuration_has_every_key() {
             || key.starts_with("route[].backends")
             || key.starts_with("server.previous_secret")
             || key.starts_with("backend.*.tls")
+            || key.starts_with("credential")
             || key.contains("datagram_latest_per_key")
             || alternatives.contains(&name)
             || ["unix", "send", "expect"].contains(&name);

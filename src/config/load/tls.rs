@@ -197,7 +197,7 @@ fn read_key(
     }
 }
 
-fn read(
+pub(super) fn read(
     key: &str,
     file: &str,
     folder: &Folder,

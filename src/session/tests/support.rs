@@ -57,6 +57,7 @@ pub(super) fn route_to(backend: config::Backend) -> config::Route {
         path: RoutePath { segments: vec![Segment::Literal("game".into())] },
         origins: Origins::Any,
         allow_missing_origin: true,
+        credentials: Vec::new(),
         protocols: Vec::new(),
         require_protocol: false,
         destination: Destination::Always(Arc::new(backend)),

@@ -153,3 +153,116 @@ fn tls_is_spoken_to_hosts_that_a_certificate_can_name_and_over_tcp() {
     let wanted = "t.toml:33: backend.game.endpoints[1].unix: TLS is spoken over TCP alone";
     assert!(problems.starts_with(wanted), "{problems}");
 }
+
+/// A file with a route that asks for a credential, in a folder with tokens.
+fn with_credential(folder: &Scratch, route: &str, credential: &str) -> Result<Config, Problems> {
+    let line =
+        |name: &str, byte: u8| format!("{name}sha256={}\n", format!("{byte:02x}").repeat(32));
+    folder.file("robots", (line("alice:", 1) + &line("bob:", 2)).as_bytes());
+    folder.file("nameless", line("", 1).as_bytes());
+    folder.file("bad", (line("alice:", 1) + "s3cret\n" + &line("a b:", 2)).as_bytes());
+    folder.file("named", line("_x:", 1).as_bytes());
+    folder.file("empty", b"# none\n");
+    let text =
+        VALID.replace("path = \"/game/{room}\"", &format!("path = \"/game/{{room}}\"\n{route}"));
+    Config::parse(&format!("{text}{credential}"), "t.toml", &folder.0)
+}
+
+#[test]
+fn credentials_are_read_with_their_files_and_printed_again() {
+    let folder = Scratch::new("credentials");
+    for credential in [
+        "[credential.robots]\ntokens = \"robots\"",
+        "[credential.robots]\ntokens = \"nameless\"\nquery = \"token\"",
+        "[credential.robots]\ntokens = \"robots\"\nclaims = { sub = \"{room}\" }",
+    ] {
+        let config = with_credential(&folder, "credentials = [\"robots\"]", credential);
+        let config = config.unwrap_or_else(|p| panic!("{p}"));
+        assert_eq!(config.routes[0].credentials, [Arc::clone(&config.credentials["robots"])]);
+        assert_eq!(config.routes[1].credentials, []);
+        let effective = config.effective();
+        assert_eq!(valid(&effective), config, "{effective}");
+        assert!(!format!("{effective}{config:?}").contains("0101"), "{effective}");
+    }
+}
+
+#[test]
+fn credentials_that_make_no_sense_are_named_by_their_key() {
+    let folder = Scratch::new("credentials-bad");
+    let robots = "credentials = [\"robots\"]";
+    for (route, credential, wanted) in [
+        (robots, "[credential.robots]", "credential.robots: says nothing of what clients show"),
+        (robots, "[credential.robots]\ntokens = 1", "credential.robots.tokens: expected a string"),
+        (
+            robots,
+            "[credential.robots]\ntokens = \"empty\"",
+            "credential.robots.tokens: FOLDER/empty holds no token",
+        ),
+        (
+            robots,
+            "[credential.robots]\ntokens = \"missing\"",
+            "credential.robots.tokens: cannot read FOLDER/missing",
+        ),
+        (
+            robots,
+            "[credential.robots]\ntokens = \"named\"",
+            "credential.robots.tokens: \"_x\" is no name",
+        ),
+        (
+            robots,
+            "[credential.robots]\ntokens = \"robots\"\nquery = \"a b\"",
+            "credential.robots.query: \"a b\" is no parameter",
+        ),
+        (
+            robots,
+            "[credential.robots]\ntokens = \"robots\"\nclaims = { room = \"{room}\" }",
+            "credential.robots.claims.room: a token of a file says nothing but its name",
+        ),
+        (
+            robots,
+            "[credential.robots]\ntokens = \"nameless\"\nclaims = { sub = \"{room}\" }",
+            "credential.robots.claims.sub: no token of the file has a name",
+        ),
+        (
+            robots,
+            "[credential.robots]\ntokens = \"robots\"\nclaims = { sub = \"{seat}\" }",
+            "route[0].credentials[0]: /game/{room} has no capture \"seat\"",
+        ),
+        (
+            robots,
+            "[credential.robots]\ntokens = \"robots\"\nclaims = { sub = \"a{room}\" }",
+            "credential.robots.claims.sub: \"a{room}\" is no value",
+        ),
+        (
+            "credentials = [\"robot\"]",
+            "[credential.robots]\ntokens = \"robots\"",
+            "route[0].credentials[0]: no credential is named \"robot\"; did you mean \"robots\"?",
+        ),
+        (
+            "credentials = [\"robots\", \"robots\"]",
+            "[credential.robots]\ntokens = \"robots\"",
+            "route[0].credentials[1]: \"robots\" stands here twice",
+        ),
+        (
+            "credentials = []",
+            "[credential.robots]\ntokens = \"robots\"",
+            "route[0].credentials: this list is empty",
+        ),
+    ] {
+        let wanted = wanted.replace("FOLDER", &folder.0.display().to_string());
+        let problems = with_credential(&folder, route, credential).unwrap_err().to_string();
+        assert!(problems.contains(&format!(": {wanted}")), "{problems}, not {wanted}");
+        assert_eq!(problems.lines().count(), 1, "{problems}");
+    }
+}
+
+/// Somebody may have written the token itself there.
+#[test]
+fn a_bad_line_of_a_file_of_tokens_is_named_and_not_shown() {
+    let folder = Scratch::new("credentials-lines");
+    let robots = "credentials = [\"robots\"]";
+    let bad = "[credential.robots]\ntokens = \"bad\"";
+    let problems = with_credential(&folder, robots, bad).unwrap_err().to_string();
+    assert!(problems.contains("/bad:2: is not NAME:sha256=HEX"), "{problems}");
+    assert!(!problems.contains("s3cret"), "{problems}");
+}

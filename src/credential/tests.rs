@@ -1,0 +1,87 @@
+//! The gate as a whole.
+
+use super::*;
+use crate::config::{Credential, Token, Tokens};
+
+/// A credential of one token, which stands for this name.
+fn one_token(name: Option<&str>, token: &str, claims: &[(&str, Wanted)]) -> Arc<Credential> {
+    let rule = |(claim, wanted): &(&str, Wanted)| ClaimRule {
+        claim: (*claim).to_owned(),
+        wanted: wanted.clone(),
+    };
+    let token = Token { name: name.map(str::to_owned), sha256: token_hash(token) };
+    Arc::new(Credential {
+        name: format!("of-{}", name.unwrap_or("nobody")),
+        kind: CredentialKind::Tokens(Tokens { file: "tokens".into(), list: vec![token] }),
+        query: None,
+        claims: claims.iter().map(rule).collect(),
+    })
+}
+
+fn with_token(token: &str) -> RequestHead {
+    RequestHead {
+        authorization: Some(format!("Bearer {token}")).into(),
+        ..RequestHead::for_tests()
+    }
+}
+
+#[test]
+fn a_route_without_credentials_asks_for_nothing() {
+    let gate = Gate::new(&[]);
+    assert_eq!(gate.check(&RequestHead::for_tests(), &[]), Ok(None));
+    assert_eq!(gate.check(&with_token("any"), &[]), Ok(None));
+}
+
+#[test]
+fn any_of_the_credentials_lets_in_and_the_nearest_miss_is_told() {
+    let closed = [("sub", Wanted::Text("nobody".into()))];
+    let gate = Gate::new(&[
+        one_token(Some("alice"), "first", &[]),
+        one_token(Some("bob"), "second", &[]),
+        one_token(Some("carol"), "third", &closed),
+    ]);
+    let check = |head: &RequestHead| gate.check(head, &[]);
+    let identity =
+        |name: &str| Identity { credential: format!("of-{name}"), subject: Some(name.to_owned()) };
+    assert_eq!(check(&with_token("first")), Ok(Some(identity("alice"))));
+    assert_eq!(check(&with_token("second")), Ok(Some(identity("bob"))));
+    assert_eq!(check(&with_token("third")), Err(Refusal::CredentialForbidden));
+    assert_eq!(check(&with_token("fourth")), Err(Refusal::CredentialInvalid));
+    assert_eq!(check(&RequestHead::for_tests()), Err(Refusal::CredentialMissing));
+}
+
+/// `/game/{user}` for the user alone, however the path is written.
+#[test]
+fn a_subject_limits_the_path_as_it_is_meant() {
+    let own = [("sub", Wanted::Capture("user".into()))];
+    for (subject, capture, fits) in [
+        (Some("alice"), "alice", true),
+        (Some("a b"), "a%20b", true),
+        (Some("a%20b"), "a%2520b", true),
+        (Some("a%20b"), "a%20b", false),
+        (Some("é"), "%C3%A9", true),
+        (Some("alice"), "Alice", false),
+        (Some("alice"), "alice%20", false),
+        (Some("alice"), "alicea", false),
+        (Some("a/b"), "a/b", true),
+        (Some(""), "", false),
+        (None, "alice", false),
+    ] {
+        let gate = Gate::new(&[one_token(subject, "first", &own)]);
+        let captures = [("room".to_owned(), "alice".to_owned()), ("user".into(), capture.into())];
+        let found = gate.check(&with_token("first"), &captures);
+        assert_eq!(found.is_ok(), fits, "{subject:?} {capture}");
+        if !fits {
+            assert_eq!(found, Err(Refusal::CredentialForbidden));
+        }
+        // Without the capture nothing fits.
+        assert!(gate.check(&with_token("first"), &[]).is_err());
+    }
+}
+
+#[test]
+fn nothing_that_is_compared_is_shown() {
+    let gate = Gate::new(&[one_token(Some("alice"), "first", &[])]);
+    let shown = format!("{gate:?} {:?}", with_token("first"));
+    assert!(shown.contains("of-alice") && !shown.contains("first"), "{shown}");
+}

@@ -1,0 +1,182 @@
+//! Who is let in: what clients show, what they are told where it does not do, and that none of it goes anywhere.
+
+use std::{fs, path::PathBuf};
+
+use http::{HeaderMap, HeaderValue, header};
+use tidegate::{
+    client::{Refused, RequestOptions},
+    credential::token_hash,
+};
+
+use crate::{
+    harness::{Setup, TcpBackend, TestGateway, echo_tcp, expect_text, soon},
+    log,
+};
+
+/// A folder for the files of one test, which is removed at the end.
+struct Dir(PathBuf);
+
+impl Dir {
+    /// `name` must be this test's own.
+    fn new(name: &str) -> Self {
+        let unique = format!("credentials-{name}-{}", std::process::id());
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(unique);
+        fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+
+    /// Writes a file, and gives its path.
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> String {
+        let path = self.0.join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A line of a file of tokens.
+fn line(name: &str, token: &str) -> String {
+    let hash: String = token_hash(token).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{name}:sha256={hash}\n")
+}
+
+/// What a native client sends.
+fn bearer(token: &str) -> RequestOptions {
+    let mut headers = HeaderMap::new();
+    let value = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
+    headers.insert(header::AUTHORIZATION, value);
+    RequestOptions { headers, ..RequestOptions::default() }
+}
+
+/// The status, the reason and the challenge of a refusal.
+async fn refusal(
+    gateway: &TestGateway,
+    path: &str,
+    options: &RequestOptions,
+) -> (u16, String, String) {
+    let Err(Refused::Status { status, reason, headers }) = gateway.try_session(path, options).await
+    else {
+        panic!("{path} is not refused");
+    };
+    let challenge = headers.get(header::WWW_AUTHENTICATE);
+    let challenge = challenge.map(|value| value.to_str().unwrap().to_owned());
+    (status.as_u16(), reason.unwrap_or_default(), challenge.unwrap_or_default())
+}
+
+const ALICE: &str = "alices-token-which-is-long-and-random";
+const BOB: &str = "bobs-token-which-is-long-and-random";
+
+#[tokio::test]
+async fn a_static_token_lets_in_by_header_or_query_and_nothing_else_does() {
+    let dir = Dir::new("static");
+    let file = dir.write("robots.tokens", line("alice", ALICE) + &line("bob", BOB));
+    let setup = Setup::new()
+        .route_with("/robots/{robot}", Some(echo_tcp().await), None, "credentials = [\"robots\"]")
+        .tables(&format!("[credential.robots]\ntokens = {file:?}\nquery = \"token\""));
+    let gateway = setup.start().await;
+    let nothing = RequestOptions::default();
+    for (path, options) in [
+        ("/robots/1", bearer(ALICE)),
+        ("/robots/1", bearer(BOB)),
+        (&format!("/robots/1?token={ALICE}"), nothing.clone()),
+        (&format!("/robots/1?a=1&token={BOB}&b"), nothing.clone()),
+    ] {
+        let session = gateway.try_session(path, &options).await.unwrap();
+        let (mut send, mut recv) = soon(session.open_bidi()).await.unwrap();
+        send.write(b"in").await.unwrap();
+        send.finish();
+        assert_eq!(soon(recv.read_to_end(10)).await.unwrap(), b"in");
+    }
+    let missing = (401, "credential_missing", "Bearer");
+    let invalid = (401, "credential_invalid", "Bearer error=\"invalid_token\"");
+    for (path, options, wanted) in [
+        ("/robots/1", nothing.clone(), missing),
+        (&format!("/robots/1?tokens={ALICE}"), nothing.clone(), missing),
+        ("/robots/1", bearer("mallorys-token-which-is-as-long"), invalid),
+        ("/robots/1?token=mallorys-token", nothing.clone(), invalid),
+        (&format!("/robots/1?token={ALICE}&token={ALICE}"), nothing, invalid),
+        (&format!("/robots/1?token={ALICE}"), bearer(ALICE), invalid),
+    ] {
+        let found = refusal(&gateway, path, &options).await;
+        assert_eq!((found.0, &*found.1, &*found.2), wanted, "{path}");
+    }
+    let labels = |reason| [("route", "robotsrobot"), ("reason", reason)];
+    let rejects = "tidegate_session_rejects_total";
+    gateway.metric_reaches(rejects, &labels("credential_missing"), 2.0).await;
+    gateway.metric_reaches(rejects, &labels("credential_invalid"), 4.0).await;
+    gateway.shut_down().await;
+}
+
+/// The token's name is the session's subject, for the log and for the backend; and the query reaches the backend
+/// without the token.
+#[tokio::test]
+async fn the_subject_is_told_and_the_token_is_not() {
+    log::keep();
+    let dir = Dir::new("subject");
+    let file = dir.write("robots.tokens", line("alice", ALICE));
+    let backend = TcpBackend::bind().await;
+    let setup = Setup::new()
+        .route_with("/own/{user}", Some(backend.address()), None, "credentials = [\"robots\"]")
+        .tables("preamble = \"{subject} {query}\\n\"")
+        .tables(&format!(
+            "[credential.robots]\ntokens = {file:?}\nquery = \"token\"\nclaims = {{ sub = \"{{user}}\" }}"
+        ));
+    let gateway = setup.start().await;
+
+    let path = format!("/own/alice?a=1&%74oken={ALICE}&b=2");
+    let session = gateway.session(&path).await;
+    let (mut send, _recv) = soon(session.open_bidi()).await.unwrap();
+    send.write(b"hello").await.unwrap();
+    expect_text(&mut backend.accept().await, b"alice a=1&b=2\nhello").await;
+    session.close(0, "").await;
+    log::line_with(&["Session ended.", "subject=\"alice\""]).await;
+
+    let path = format!("/own/bob?token={ALICE}");
+    let found = refusal(&gateway, &path, &RequestOptions::default()).await;
+    let wanted = (403, "credential_forbidden", "Bearer error=\"insufficient_scope\"");
+    assert_eq!((found.0, &*found.1, &*found.2), wanted);
+    gateway.shut_down().await;
+}
+
+/// Who may not come from there learns nothing of what else is asked.
+#[tokio::test]
+async fn the_origin_is_decided_before_the_credential_and_the_protocol_after_it() {
+    let dir = Dir::new("order");
+    let file = dir.write("robots.tokens", line("alice", ALICE));
+    let keys = "credentials = [\"robots\"]\norigins = [\"https://play.example.com\"]\n\
+                allow_missing_origin = true\nprotocols = [\"chat\"]\nrequire_protocol = true";
+    let setup = Setup::new()
+        .route_with("/x", Some(echo_tcp().await), None, keys)
+        .tables(&format!("[credential.robots]\ntokens = {file:?}"));
+    let gateway = setup.start().await;
+    let foreign = RequestOptions { origin: Some("https://evil.com".into()), ..bearer(ALICE) };
+    for (options, wanted) in [
+        (foreign, (403, "origin_not_allowed")),
+        (RequestOptions::default(), (401, "credential_missing")),
+        (bearer(ALICE), (400, "no_common_protocol")),
+    ] {
+        let found = gateway.refusal("/x", &options).await;
+        assert_eq!((found.0, &*found.1), wanted);
+    }
+    gateway.shut_down().await;
+}
+
+#[tokio::test]
+async fn two_authorizations_are_a_bad_request() {
+    let dir = Dir::new("two");
+    let file = dir.write("robots.tokens", line("alice", ALICE));
+    let setup = Setup::new()
+        .route_with("/x", Some(echo_tcp().await), None, "credentials = [\"robots\"]")
+        .tables(&format!("[credential.robots]\ntokens = {file:?}"));
+    let gateway = setup.start().await;
+    let mut options = bearer(ALICE);
+    let value = HeaderValue::from_str(&format!("Bearer {ALICE}")).unwrap();
+    options.headers.append(header::AUTHORIZATION, value);
+    assert_eq!(gateway.refusal("/x", &options).await, (400, "bad_request".to_owned()));
+    gateway.shut_down().await;
+}
