@@ -1,38 +1,76 @@
-//! The admin listener: metrics and health over plain HTTP.
+//! The admin listener: metrics, health and what an operator may do, over plain HTTP.
 //!
-//! What it tells comes from [`Metrics`], [`Lifecycle`] and [`Backends`]. It stays up while the process
-//! drains, so that the end can be watched, and is stopped last and on its own. It has no access
-//! control; keep it on loopback or behind a firewall. What changes something is done on loopback
-//! alone.
+//! What it tells comes from [`Metrics`], [`Lifecycle`] and [`Watched`]. It stays up while the process
+//! drains, so that the end can be watched, and is stopped last and on its own. Who may see and change what
+//! is decided in `access`; keep it on loopback or behind a firewall all the same, since nothing is
+//! encrypted.
 //!
 //! Which library speaks HTTP is hidden in `http`, whose small server others may use for pages of
 //! their own.
 
+mod access;
 mod backends;
 mod http;
+mod query;
+mod sessions;
+mod settings;
+mod token;
 
 use std::{io, net::SocketAddr, sync::Arc};
 
 use serde::Serialize;
 use tokio::time::Instant;
 
-pub use self::http::{Answer, Get, HttpListener, HttpServer, Pages};
-use crate::{backend::Backends, lifecycle::Lifecycle, metrics::Metrics};
+use self::{
+    access::{Access, Wants},
+    token::Token,
+};
+pub use self::{
+    http::{Answer, Asker, Change, Get, HttpListener, HttpServer, Pages, Verb},
+    settings::LogFilter,
+};
+use crate::{
+    backend::Backends, config, lifecycle::Lifecycle, metrics::Metrics, session::registry::Registry,
+};
+
+/// What there is to see and to change in a running gateway.
+pub trait Watched: Send + Sync + 'static {
+    /// Brings up to date the numbers that nobody counts by the way, such as the kernel's drops. Called
+    /// before each rendering of the metrics.
+    fn sample(&self);
+
+    /// Where new sessions go now.
+    fn backends(&self) -> Arc<Backends>;
+
+    /// The sessions that live.
+    fn sessions(&self) -> &Registry;
+
+    /// The configuration in use, with every default and without secrets.
+    fn config(&self) -> String;
+
+    /// What is logged, if the program lets it be changed.
+    fn log(&self) -> Option<&dyn LogFilter>;
+}
 
 /// The admin listener, bound but not serving yet.
 #[derive(Debug)]
 pub struct Admin {
     listener: HttpListener,
+    access: Access,
     bound_at: Instant,
 }
 
 impl Admin {
-    /// Binds `address`; port 0 takes a free one. Must be called on a tokio runtime.
+    /// Binds the address; port 0 takes a free one. Must be called on a tokio runtime.
     ///
     /// # Errors
     /// What the system said.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        Ok(Self { listener: HttpListener::bind(address)?, bound_at: Instant::now() })
+    pub fn bind(settings: &config::Admin) -> io::Result<Self> {
+        let listener = HttpListener::bind(settings.listen)?;
+        let is_loopback = listener.address().ip().to_canonical().is_loopback();
+        let token = settings.token.as_ref().map(Token::new).transpose()?;
+        let access = Access { is_loopback, token };
+        Ok(Self { listener, access, bound_at: Instant::now() })
     }
 
     /// The address, with its real port.
@@ -40,62 +78,57 @@ impl Admin {
         self.listener.address()
     }
 
-    /// Serves until the returned server is stopped, which the drain of `watched` does not do.
-    ///
-    /// `sample` runs before each rendering of the metrics: it brings up to date the numbers that
-    /// nobody counts by the way, such as the kernel's drops. `backends` gives those that new sessions
-    /// go to now.
-    pub fn run(
-        self,
-        watched: Lifecycle,
-        metrics: Metrics,
-        sample: impl Fn() + Send + Sync + 'static,
-        backends: impl Fn() -> Arc<Backends> + Send + Sync + 'static,
-    ) -> HttpServer {
-        let is_loopback = self.address().ip().to_canonical().is_loopback();
-        let view = View { watched, metrics, sample, backends, is_loopback, since: self.bound_at };
-        self.listener.serve(view)
+    /// Serves until the returned server is stopped, which the drain of `lifecycle` does not do.
+    pub fn run(self, lifecycle: Lifecycle, metrics: Metrics, watched: impl Watched) -> HttpServer {
+        let Self { listener, access, bound_at: since } = self;
+        listener.serve(View { lifecycle, metrics, watched, access, since })
     }
 }
 
 /// What the pages are made of.
-struct View<S, B> {
-    watched: Lifecycle,
+struct View<W> {
+    lifecycle: Lifecycle,
     metrics: Metrics,
-    sample: S,
-    backends: B,
-    is_loopback: bool,
+    watched: W,
+    access: Access,
     since: Instant,
 }
 
-impl<S, B> Pages for View<S, B>
-where
-    S: Fn() + Send + Sync + 'static,
-    B: Fn() -> Arc<Backends> + Send + Sync + 'static,
-{
-    fn get(&self, get: &Get<'_>) -> Answer {
+impl<W: Watched> Pages for View<W> {
+    async fn get(&self, get: &Get<'_>) -> Answer {
+        if let Err(denied) = self.access.check(Wants::to_see(get.path), &get.asker) {
+            return denied.answer();
+        }
         match get.path {
             "/" => Answer::text(INDEX),
             "/metrics" => {
-                (self.sample)();
+                self.watched.sample();
                 Answer::ok(PROMETHEUS_TEXT, self.metrics.render())
             }
             // Whoever reads this has reached the control thread, and that is all it promises.
             "/livez" => Answer::text("ok\n"),
             "/readyz" => self.ready(get),
-            "/healthz" => Answer::ok("application/json", self.health()),
-            path => backends::get(path, &(self.backends)()).unwrap_or_else(Answer::not_found),
+            "/healthz" => Answer::json(&self.health()),
+            path => backends::get(path, &self.watched.backends())
+                .or_else(|| sessions::get(get, self.watched.sessions()))
+                .or_else(|| settings::get(path, || self.watched.config(), self.watched.log()))
+                .unwrap_or_else(Answer::not_found),
         }
     }
 
-    fn post(&self, path: &str) -> Option<Answer> {
-        backends::post(path, &(self.backends)(), self.is_loopback)
+    async fn change(&self, change: &Change<'_>) -> Option<Answer> {
+        if let Err(denied) = self.access.check(Wants::Change, &change.asker) {
+            return Some(denied.answer());
+        }
+        backends::change(change, &self.watched.backends())
+            .or_else(|| sessions::change(change, self.watched.sessions()))
+            .or_else(|| settings::change(change, self.watched.log()))
     }
 }
 
-impl<S, B> View<S, B> {
+impl<W> View<W> {
     fn ready(&self, get: &Get<'_>) -> Answer {
-        let stage = Stage::of(&self.watched);
+        let stage = Stage::of(&self.lifecycle);
         let text = if get.query.split('&').any(|q| q == "verbose" || q.starts_with("verbose=")) {
             stage.checks()
         } else {
@@ -104,18 +137,15 @@ impl<S, B> View<S, B> {
         if stage == Stage::Ready { Answer::text(text) } else { Answer::unavailable(text) }
     }
 
-    fn health(&self) -> String {
-        let stage = Stage::of(&self.watched);
-        let health = Health {
+    fn health(&self) -> Health {
+        let stage = Stage::of(&self.lifecycle);
+        Health {
             status: stage.word(),
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: self.since.elapsed().as_secs(),
             sessions: self.metrics.open_sessions(),
             draining: stage == Stage::Draining,
-        };
-        let mut text = serde_json::to_string(&health).expect("words and numbers are JSON");
-        text.push('\n');
-        text
+        }
     }
 }
 
@@ -127,8 +157,18 @@ tidegate admin
 /readyz           200 while new clients are welcome, else 503; ?verbose lists the checks
 /healthz          summary in JSON, always 200
 /api/backends     backends, endpoints and their addresses in JSON
+/api/sessions     sessions in JSON; ?route=, backend=, endpoint=, subject=, client=, limit=, after=
+/api/sessions/ID  one session in full
+/api/config       the configuration in use in TOML, secrets left out
+/api/log          what is logged
 
-POST /api/backends/BACKEND/endpoints/ENDPOINT/drain, and .../resume: on loopback alone
+POST /api/backends/BACKEND/endpoints/ENDPOINT/drain, and .../resume
+POST /api/sessions/ID/end, with code= and reason= for the client
+POST /api/sessions/end?route=, or another of the filters: ends all of them
+PUT  /api/log, with the new filter as the body
+
+Sessions, configuration and log are shown, and changes made, on loopback; elsewhere to whoever
+shows the token (admin.token), which changes need on loopback too if there is one.
 ";
 
 /// The version is part of the type's name (Prometheus exposition formats).
@@ -193,9 +233,39 @@ mod tests {
     };
 
     use super::*;
-    use crate::backend::tests::{no_resolver, settings};
+    use crate::{
+        backend::tests::{no_resolver, settings},
+        config::tests::secret,
+    };
 
     static SAMPLES: AtomicU64 = AtomicU64::new(0);
+
+    struct Seen {
+        backends: Arc<Backends>,
+        sessions: Registry,
+    }
+
+    impl Watched for Seen {
+        fn sample(&self) {
+            SAMPLES.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn backends(&self) -> Arc<Backends> {
+            Arc::clone(&self.backends)
+        }
+
+        fn sessions(&self) -> &Registry {
+            &self.sessions
+        }
+
+        fn config(&self) -> String {
+            "version = 1\n".to_owned()
+        }
+
+        fn log(&self) -> Option<&dyn LogFilter> {
+            None
+        }
+    }
 
     struct Running {
         server: HttpServer,
@@ -205,13 +275,16 @@ mod tests {
     }
 
     fn admin() -> Running {
+        admin_with("127.0.0.1:0", None)
+    }
+
+    fn admin_with(listen: &str, token: Option<&str>) -> Running {
         let (lifecycle, metrics) = (Lifecycle::new(), Metrics::new());
-        let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let sample = || _ = SAMPLES.fetch_add(1, Ordering::Relaxed);
+        let settings = config::Admin { listen: listen.parse().unwrap(), token: token.map(secret) };
+        let admin = Admin::bind(&settings).unwrap();
         let backends = backends();
-        let all = Arc::clone(&backends);
-        let get = move || Arc::clone(&all);
-        let server = admin.run(lifecycle.clone(), metrics.clone(), sample, get);
+        let seen = Seen { backends: Arc::clone(&backends), sessions: Registry::default() };
+        let server = admin.run(lifecycle.clone(), metrics.clone(), seen);
         Running { server, lifecycle, metrics, backends }
     }
 
@@ -235,9 +308,10 @@ mod tests {
         }
 
         async fn ask(&self, what: &str, header: &str) -> (u16, String, String) {
-            let mut stream = TcpStream::connect(self.server.address()).await.unwrap();
-            let request =
-                format!("{what} HTTP/1.1\r\nhost: a\r\n{header}connection: close\r\n\r\n");
+            let port = self.server.address().port();
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let host = if header.contains("host:") { "" } else { "host: 127.0.0.1\r\n" };
+            let request = format!("{what} HTTP/1.1\r\n{host}{header}connection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).await.unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.unwrap();
@@ -312,11 +386,20 @@ mod tests {
         let admin = admin();
         let (status, _, body) = admin.get("/").await;
         assert_eq!(status, 200);
-        for endpoint in ["/metrics", "/livez", "/readyz", "/healthz"] {
+        for endpoint in [
+            "/metrics",
+            "/livez",
+            "/readyz",
+            "/healthz",
+            "/api/sessions",
+            "/api/config",
+            "/api/log",
+        ] {
             assert!(body.contains(endpoint), "{body}");
         }
         assert_eq!(admin.get("/admin").await.0, 404);
     }
+
     #[tokio::test]
     async fn the_backends_are_listed_with_what_is_known_of_them() {
         let admin = admin();
@@ -380,11 +463,81 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_changed_by_a_listener_that_others_can_reach() {
-        let backends = backends();
+        let admin = admin_with("0.0.0.0:0", None);
+        let (status, body) = admin.post("/api/backends/test/endpoints/0/drain", "").await;
+        assert_eq!(status, 403, "{body}");
+        let (status, _, body) = admin.get("/api/backends").await;
+        assert_eq!(status, 200);
+        assert!(!body.contains("draining"), "{body}");
+        for path in ["/api/sessions", "/api/config", "/api/log"] {
+            assert_eq!(admin.get(path).await.0, 403, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_shows_the_token_may_change_things() {
+        let token = "s3cret-s3cret-s3cret-s3cret-s3cret";
         let path = "/api/backends/test/endpoints/0/drain";
-        let answer = backends::post(path, &backends, false).unwrap();
-        assert!(format!("{answer:?}").contains("403"), "{answer:?}");
-        let overview = serde_json::to_string(&backends.overview()).unwrap();
-        assert!(!overview.contains("draining"), "{overview}");
+        for listen in ["127.0.0.1:0", "0.0.0.0:0"] {
+            let admin = admin_with(listen, Some(token));
+            assert_eq!(admin.post(path, "").await.0, 401);
+            assert_eq!(admin.post(path, "authorization: Bearer other\r\n").await.0, 401);
+            assert_eq!(admin.post(path, &format!("authorization: Basic {token}\r\n")).await.0, 401);
+            assert!(!admin.get("/api/backends").await.2.contains("draining"));
+            let right = format!("authorization: bearer {token}\r\n");
+            assert_eq!(admin.post(path, &right).await.0, 200);
+            let (status, head, body) = admin.ask("GET /api/config", "").await;
+            if listen == "127.0.0.1:0" {
+                assert_eq!((status, body.as_str()), (200, "version = 1\n"));
+            } else {
+                assert_eq!(status, 401, "{body}");
+                assert!(head.contains("www-authenticate: Bearer"), "{head}");
+                assert_eq!(admin.ask("GET /api/config", &right).await.0, 200);
+            }
+        }
+    }
+
+    /// A page may have its own name point at this machine, and is then the same origin to the browser.
+    #[tokio::test]
+    async fn a_foreign_name_for_this_machine_is_refused() {
+        let admin = admin();
+        let evil = "host: evil.test:9090\r\n";
+        assert_eq!(admin.ask("GET /api/sessions", evil).await.0, 403);
+        assert_eq!(admin.post("/api/backends/test/endpoints/0/drain", evil).await.0, 403);
+        assert_eq!(admin.ask("GET http://evil.test/api/sessions", "").await.0, 403);
+        assert_eq!(admin.ask("GET /metrics", evil).await.0, 200);
+        assert_eq!(admin.ask("GET /api/sessions", "host: localhost\r\n").await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn questions_that_make_no_sense_are_told_so() {
+        let admin = admin();
+        let id = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+        for (what, status, said) in [
+            ("GET /api/sessions", 200, "{\"sessions\":[],\"next\":null}\n"),
+            ("GET /api/sessions?rout=a", 400, "\"rout\" is no parameter of this\n"),
+            ("GET /api/sessions?limit=0", 400, "limit: write 1 to 1000\n"),
+            ("GET /api/sessions?limit=1001", 400, "limit: write 1 to 1000\n"),
+            ("GET /api/sessions?client=a", 400, "client: \"a\" is no IP address\n"),
+            ("GET /api/sessions?after=a", 400, "after: \"a\" is no session id\n"),
+            ("GET /api/sessions/end", 405, "only POST\n"),
+            ("PUT /api/sessions/end", 405, "only POST\n"),
+            ("POST /api/sessions", 405, "only GET, HEAD\n"),
+            (
+                "POST /api/sessions/end",
+                400,
+                "say which: route, backend, endpoint, subject or client\n",
+            ),
+            ("POST /api/sessions/end?route=a", 200, "{\"ended\":0}\n"),
+            ("POST /api/log", 405, "only GET, HEAD, PUT\n"),
+            ("PUT /api/log", 404, "this program does not let its log be changed\n"),
+        ] {
+            let (found, _, body) = admin.ask(what, "").await;
+            assert_eq!((found, body.as_str()), (status, said), "{what}");
+        }
+        let (status, _, body) = admin.get(&format!("/api/sessions/{id}")).await;
+        assert_eq!(status, 404, "{body}");
+        assert_eq!(admin.post(&format!("/api/sessions/{id}/end"), "").await.0, 404);
+        assert_eq!(admin.get("/api/sessions/x").await.0, 404);
     }
 }

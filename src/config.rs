@@ -179,6 +179,9 @@ pub enum LogFormat {
 pub struct Admin {
     /// TCP address; keep it on loopback or behind a firewall. Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// What changes have to show, and elsewhere than on loopback also whoever wants to see sessions and
+    /// settings. Default: none; then nothing is changed but on loopback.
+    pub token: Option<Secret>,
 }
 
 /// Bounds on what all clients together may make the gateway hold.
@@ -298,5 +301,14 @@ pub struct Drain {
 impl Default for Drain {
     fn default() -> Self {
         Self { delay: Duration::from_secs(5), grace: Duration::from_secs(300) }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn secret(text: &str) -> Secret {
+        Secret(text.into())
     }
 }

@@ -6,6 +6,7 @@
 //! so that the drain can be watched to its end.
 
 mod reload;
+mod watch;
 
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -14,8 +15,9 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info};
 
 pub use self::reload::{ReloadError, Reloaded};
+use self::watch::Watch;
 use crate::{
-    admin::{Admin, HttpServer},
+    admin::{Admin, HttpServer, LogFilter},
     backend::{Backends, Resolve, SystemResolver},
     config::{self, Config},
     edge::{Accepted, BoundAddress, CertificateInfo, Edge, EdgeError, Workers},
@@ -35,6 +37,7 @@ pub struct Gateway {
     edge: Edge,
     admin: Option<Admin>,
     backends: Arc<Backends>,
+    log: Option<Arc<dyn LogFilter>>,
 }
 
 impl Gateway {
@@ -55,7 +58,7 @@ impl Gateway {
         let metrics = Metrics::new();
         let edge = Edge::bind(&config, &metrics)?;
         let admin = config.admin.as_ref().map(|admin| {
-            Admin::bind(admin.listen).map_err(|source| StartError::Bind {
+            Admin::bind(admin).map_err(|source| StartError::Bind {
                 what: "admin".to_owned(),
                 address: admin.listen,
                 source,
@@ -63,7 +66,13 @@ impl Gateway {
         });
         let backends = Arc::new(Backends::new(&config.backends, &metrics, &resolver, None));
         backends.resolve().await;
-        Ok(Self { metrics, edge, admin: admin.transpose()?, backends, config })
+        Ok(Self { metrics, edge, admin: admin.transpose()?, backends, config, log: None })
+    }
+
+    /// Lets operators see and change what the program logs.
+    #[must_use]
+    pub fn with_log(self, filter: Arc<dyn LogFilter>) -> Self {
+        Self { log: Some(filter), ..self }
     }
 
     /// Starts to serve: workers on threads of their own, the control side on this runtime.
@@ -71,7 +80,8 @@ impl Gateway {
     /// # Errors
     /// That the system gave no threads.
     pub fn start(self) -> Result<Running, StartError> {
-        let Self { config, metrics, edge, admin, backends } = self;
+        let Self { config, metrics, edge, admin, backends, log } = self;
+        let config = Arc::new(config);
         let (lifecycle, control) = (Lifecycle::new(), Lifecycle::new());
         let tables = Tables {
             routes: RouteTable::new(&config.routes, &metrics),
@@ -100,10 +110,9 @@ impl Gateway {
 
         control.spawn(backends.tend(control.clone()));
         let admin = admin.map(|admin| {
-            let sampler = workers.sampler();
-            let sample = move || sampler.sample();
-            let context = Arc::clone(&context);
-            admin.run(lifecycle.clone(), metrics.clone(), sample, move || context.backends())
+            let (context, config) = (Arc::clone(&context), Arc::clone(&config));
+            let watch = Watch { sampler: workers.sampler(), context, config, log };
+            admin.run(lifecycle.clone(), metrics.clone(), watch)
         });
         Ok(Running {
             addresses,
@@ -225,7 +234,7 @@ pub struct Running {
     workers: Workers,
     context: Arc<SessionContext>,
     /// As it was started.
-    config: Config,
+    config: Arc<Config>,
 }
 
 impl Running {

@@ -31,15 +31,15 @@
 //! | [`bridge`] | bytes and datagrams both ways, with every ending and every loss | |
 //! | [`backend`] | name to endpoint to connection: balancing, health, resolving, TLS, what a backend learns of the client | socket2, rustls; hyper for health checks |
 //! | [`transport`] | the client leg as session, bridge and backend know it | |
-//! | [`admin`] | metrics and health over HTTP | hyper |
+//! | [`admin`] | metrics, health, sessions and what an operator may do, over HTTP | hyper |
 //! | [`limit`] | rates, and what one client address may have | |
 //! | [`metrics`] | every metric, by name | prometheus |
 //! | [`reason`] | the closed lists of reasons | |
 //! | [`lifecycle`] | readiness, drain, kill, waiting for tasks | tokio-util's tracker |
 //! | [`client`] | a WebTransport client for the load generator and the tests | h3, quinn, rustls |
 //!
-//! Imports go downwards: gateway to edge, session and admin; those to bridge, route; those to webtransport,
-//! backend, credential; those to transport, limit, config, metrics, reason and lifecycle, which import nothing but each other's
+//! Imports go downwards: gateway to edge, session and admin, of which admin looks at session; those to bridge,
+//! route; those to webtransport, backend, credential; those to transport, limit, config, metrics, reason and lifecycle, which import nothing but each other's
 //! plain types. The client stands aside and takes from webtransport what both ends share. `clippy` holds the borders
 //! to the outside libraries.
 //!

@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use super::http::Answer;
+use super::{
+    http::{Answer, Change, Verb},
+    query::decoded,
+};
 use crate::backend::{BackendOverview, Backends};
 
 /// Below it stand the backends.
@@ -17,23 +20,16 @@ struct Overview {
 /// Answers a GET, if it is for this part.
 pub(super) fn get(path: &str, backends: &Backends) -> Option<Answer> {
     if path == ROOT {
-        let overview = Overview { backends: backends.overview() };
-        let mut text = serde_json::to_string(&overview).expect("words and numbers are JSON");
-        text.push('\n');
-        return Some(Answer::ok("application/json", text));
+        return Some(Answer::json(&Overview { backends: backends.overview() }));
     }
     Action::of(path).map(|_action| Answer::method_not_allowed("POST"))
 }
 
-/// Answers a POST, if it is for this part. Without anybody asking who it is, only those on this machine may
-/// change something.
-pub(super) fn post(path: &str, backends: &Backends, is_loopback: bool) -> Option<Answer> {
-    let Action { backend, endpoint, draining } = Action::of(path)?;
-    if !is_loopback {
-        return Some(Answer::forbidden(
-            "the admin listener is not on loopback, and nobody is asked who they are: it changes \
-             nothing\n",
-        ));
+/// Answers a POST, if it is for this part.
+pub(super) fn change(change: &Change<'_>, backends: &Backends) -> Option<Answer> {
+    let Action { backend, endpoint, draining } = Action::of(change.path)?;
+    if change.verb != Verb::Post {
+        return Some(Answer::method_not_allowed("POST"));
     }
     Some(match backends.set_draining(&backend, &endpoint, draining) {
         Some(()) => Answer::text(if draining { "draining\n" } else { "live\n" }),
@@ -60,20 +56,6 @@ impl Action {
         };
         Some(Self { backend: decoded(backend)?, endpoint: decoded(endpoint)?, draining })
     }
-}
-
-/// A segment of a path without its percent-encoding (RFC 3986 section 2.1): names may have slashes.
-fn decoded(segment: &str) -> Option<String> {
-    let mut pieces = segment.split('%');
-    let mut bytes = pieces.next()?.as_bytes().to_vec();
-    for piece in pieces {
-        let (digits, rest) = piece.split_at_checked(2)?;
-        // The parser alone would take a sign.
-        let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-        bytes.push(is_hex.then(|| u8::from_str_radix(digits, 16).ok())??);
-        bytes.extend_from_slice(rest.as_bytes());
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

@@ -1,19 +1,28 @@
-//! A small HTTP/1.1 server for pages of our own: GET, HEAD and bare POST, answers made in memory.
+//! A small HTTP/1.1 server for pages of our own: GET, HEAD, POST and PUT, requests and answers that fit in
+//! memory.
 //!
 //! In go [`Pages`], usually a function from [`Get`] to [`Answer`]; they must not block. Out come connections that cannot
-//! hurt: their number, their headers, the time for a request and the time of a whole connection are
-//! bounded. Nothing above this file sees hyper.
+//! hurt: their number, their headers and bodies, the time for a request and the time of a whole connection
+//! are bounded. Nothing above this file sees hyper.
 
 use std::{
-    convert::Infallible, future::ready, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration,
+    convert::Infallible,
+    fmt,
+    future::{Future, ready},
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::Incoming,
-    header::{self, HeaderName, HeaderValue},
+    body::{Body, Incoming},
+    header::{self, HeaderMap, HeaderName, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
@@ -63,20 +72,20 @@ impl HttpListener {
 /// What a server answers with: any function from [`Get`] to [`Answer`], or more. None of it may block.
 pub trait Pages: Send + Sync + 'static {
     /// Answers a GET or a HEAD.
-    fn get(&self, get: &Get<'_>) -> Answer;
+    fn get(&self, get: &Get<'_>) -> impl Future<Output = Answer> + Send;
 
-    /// Answers a POST to this path; its body is not read. `None`: nothing here takes one.
+    /// Answers a POST or a PUT. `None`: nothing here takes one.
     ///
     /// It never comes from a page in a browser.
-    fn post(&self, path: &str) -> Option<Answer> {
-        _ = path;
-        None
+    fn change(&self, change: &Change<'_>) -> impl Future<Output = Option<Answer>> + Send {
+        _ = change;
+        ready(None)
     }
 }
 
 impl<F: Fn(&Get<'_>) -> Answer + Send + Sync + 'static> Pages for F {
-    fn get(&self, get: &Get<'_>) -> Answer {
-        self(get)
+    fn get(&self, get: &Get<'_>) -> impl Future<Output = Answer> + Send {
+        ready(self(get))
     }
 }
 
@@ -117,6 +126,64 @@ pub struct Get<'a> {
     pub path: &'a str,
     /// What followed the `?`; empty if nothing did.
     pub query: &'a str,
+    /// What it says of who asks.
+    pub asker: Asker<'a>,
+}
+
+/// A POST or PUT request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Change<'a> {
+    /// Which of the two.
+    pub verb: Verb,
+    /// As sent, without the query.
+    pub path: &'a str,
+    /// What followed the `?`; empty if nothing did.
+    pub query: &'a str,
+    /// All of it.
+    pub body: &'a [u8],
+    /// What it says of who asks.
+    pub asker: Asker<'a>,
+}
+
+/// What a change is asked for with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verb {
+    /// Do something.
+    Post,
+    /// Set something.
+    Put,
+}
+
+/// What a request says of who asks, and whom.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+pub struct Asker<'a> {
+    /// The host that is asked, with its port where there is one: of the target, else of the header.
+    pub host: Option<&'a str>,
+    /// The token of `Authorization: Bearer`. Never shown.
+    pub bearer: Option<&'a [u8]>,
+}
+
+impl fmt::Debug for Asker<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bearer = self.bearer.map(|_| "***");
+        f.debug_struct("Asker").field("host", &self.host).field("bearer", &bearer).finish()
+    }
+}
+
+impl<'a> Asker<'a> {
+    fn of(request: &'a Request<Incoming>) -> Self {
+        let header = request.headers().get(header::HOST);
+        // A host that is no text is none that anybody has.
+        let header = header.map(|host| host.to_str().unwrap_or("?"));
+        let target = request.uri().authority().map(|authority| authority.as_str());
+        Self { host: target.or(header), bearer: bearer(request.headers()) }
+    }
+}
+
+/// RFC 6750 section 2.1; the scheme's name has no case.
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.as_bytes().split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }
 
 /// What goes back. Never cached by anyone.
@@ -139,6 +206,43 @@ impl Answer {
         Self::ok(TEXT, body)
     }
 
+    /// 200 with a value as JSON, in one line.
+    ///
+    /// # Panics
+    /// When the value cannot be JSON.
+    pub fn json(value: &impl serde::Serialize) -> Self {
+        let mut text = serde_json::to_string(value).expect("words and numbers are JSON");
+        text.push('\n');
+        Self::ok("application/json", text)
+    }
+
+    /// 400 with what is wrong, in plain text.
+    pub fn bad_request(body: impl Into<Bytes>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, ..Self::text(body) }
+    }
+
+    /// 401 with the reason in plain text: a token is wanted.
+    pub fn unauthorized(body: impl Into<Bytes>) -> Self {
+        Self {
+            status: StatusCode::UNAUTHORIZED,
+            extra: Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            ..Self::text(body)
+        }
+    }
+
+    /// 413 with plain text.
+    fn too_large() -> Self {
+        Self { status: StatusCode::PAYLOAD_TOO_LARGE, ..Self::text("the body is too large\n") }
+    }
+
+    /// 408 with plain text.
+    fn too_slow() -> Self {
+        Self {
+            status: StatusCode::REQUEST_TIMEOUT,
+            ..Self::text("the body did not come in time\n")
+        }
+    }
+
     /// 503 with plain text.
     pub fn unavailable(body: impl Into<Bytes>) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, ..Self::text(body) }
@@ -146,7 +250,12 @@ impl Answer {
 
     /// 404 with plain text.
     pub fn not_found() -> Self {
-        Self { status: StatusCode::NOT_FOUND, ..Self::text("not found\n") }
+        Self::not_found_because("not found\n")
+    }
+
+    /// 404 with what is not there, in plain text.
+    pub fn not_found_because(body: impl Into<Bytes>) -> Self {
+        Self { status: StatusCode::NOT_FOUND, ..Self::text(body) }
     }
 
     /// Adds what the page may load and do (Content Security Policy).
@@ -195,7 +304,10 @@ const MAX_CONNECTIONS: usize = 64;
 const MAX_HEADERS: usize = 64;
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 
-/// From the end of the previous answer to the end of a request's headers.
+/// A reason of 1 KiB takes at most 6 KiB in JSON; a log filter takes less.
+const MAX_BODY_BYTES: usize = 8 * 1024;
+
+/// From the end of the previous answer to the end of a request's headers, and from there to that of its body.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 
 /// After this a connection ends with its current answer, so that nobody keeps a place for ever.
@@ -211,11 +323,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 async fn accept_all(socket: TcpListener, pages: Arc<impl Pages>, tasks: Lifecycle) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut spare = None;
     loop {
+        spare = spare.or_else(|| spare_descriptor(&socket));
         let accepted = tokio::select! {
             () = tasks.draining() => return,
             // Cancelled, it leaves the connection in the kernel's queue, which closes with the socket.
-            accepted = accept(&socket, &places) => accepted,
+            accepted = accept_in_need(&socket, &places, &mut spare) => accepted,
         };
         match accepted {
             Ok((stream, place)) => {
@@ -233,6 +347,28 @@ async fn accept_all(socket: TcpListener, pages: Arc<impl Pages>, tasks: Lifecycl
     }
 }
 
+/// A descriptor to give up when there is no other, so that one connection at least can be accepted: this is
+/// where an operator looks when descriptors have run out.
+fn spare_descriptor(socket: &TcpListener) -> Option<OwnedFd> {
+    socket.as_fd().try_clone_to_owned().ok()
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// Accepts with the spare descriptor if there is no other.
+async fn accept_in_need(
+    socket: &TcpListener,
+    places: &Arc<Semaphore>,
+    spare: &mut Option<OwnedFd>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    match accept(socket, places).await {
+        Err(error) if is_shortage(&error) && spare.take().is_some() => accept(socket, places).await,
+        accepted => accepted,
+    }
+}
+
 /// Takes a place first: above the limit, clients wait in the kernel's queue.
 async fn accept(
     socket: &TcpListener,
@@ -244,7 +380,10 @@ async fn accept(
 }
 
 async fn serve_connection(stream: TcpStream, pages: Arc<impl Pages>, tasks: Lifecycle) {
-    let service = service_fn(move |request| ready(Ok::<_, Infallible>(respond(&request, &*pages))));
+    let service = service_fn(move |request| {
+        let pages = Arc::clone(&pages);
+        async move { Ok::<_, Infallible>(respond(request, &*pages).await) }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_TIME)
@@ -277,20 +416,41 @@ async fn last_answer_is_due(tasks: &Lifecycle) {
     }
 }
 
-fn respond(request: &Request<Incoming>, pages: &impl Pages) -> Response<Full<Bytes>> {
-    let uri = request.uri();
-    let answer = match *request.method() {
+async fn respond(mut request: Request<Incoming>, pages: &impl Pages) -> Response<Full<Bytes>> {
+    answer(&mut request, pages).await.into_response()
+}
+
+async fn answer(request: &mut Request<Incoming>, pages: &impl Pages) -> Answer {
+    let verb = match *request.method() {
         Method::GET | Method::HEAD => {
-            pages.get(&Get { path: uri.path(), query: uri.query().unwrap_or_default() })
+            let uri = request.uri();
+            let query = uri.query().unwrap_or_default();
+            let get = Get { path: uri.path(), query, asker: Asker::of(request) };
+            return pages.get(&get).await;
         }
-        // A browser says where a POST comes from, and sends it for any page, also to loopback.
-        Method::POST if request.headers().contains_key(header::ORIGIN) => {
-            Answer::forbidden("not from a page in a browser\n")
-        }
-        Method::POST => pages.post(uri.path()).unwrap_or_else(|| Answer::method_not_allowed(READ)),
-        _ => Answer::method_not_allowed(READ),
+        Method::POST => Verb::Post,
+        Method::PUT => Verb::Put,
+        _ => return Answer::method_not_allowed(READ),
     };
-    answer.into_response()
+    // A browser says where a request comes from that changes something, and sends some for any page, also
+    // to loopback.
+    if request.headers().contains_key(header::ORIGIN) {
+        return Answer::forbidden("not from a page in a browser\n");
+    }
+    // One that says its length need not be waited for.
+    if request.body().size_hint().lower() > MAX_BODY_BYTES as u64 {
+        return Answer::too_large();
+    }
+    let body = Limited::new(request.body_mut(), MAX_BODY_BYTES);
+    let body = match timeout(REQUEST_TIME, body.collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(_too_large_or_cut)) => return Answer::too_large(),
+        Err(_elapsed) => return Answer::too_slow(),
+    };
+    let uri = request.uri();
+    let query = uri.query().unwrap_or_default();
+    let change = Change { verb, path: uri.path(), query, body: &body, asker: Asker::of(request) };
+    pages.change(&change).await.unwrap_or_else(|| Answer::method_not_allowed(READ))
 }
 
 /// What everything takes that takes nothing else.
@@ -362,6 +522,59 @@ mod tests {
         .await;
         assert!(answer.contains("hello 1\n"), "{answer}");
         assert!(answer.contains("HTTP/1.1 404 Not Found\r\n"), "{answer}");
+    }
+
+    /// Takes changes, and tells what it was sent.
+    struct Echo;
+
+    impl Pages for Echo {
+        async fn get(&self, _: &Get<'_>) -> Answer {
+            Answer::not_found()
+        }
+
+        async fn change(&self, change: &Change<'_>) -> Option<Answer> {
+            let Change { verb, path, query, body, asker } = change;
+            let body = String::from_utf8_lossy(body);
+            Some(Answer::text(format!("{verb:?} {path} {query} {body} {asker:?}")))
+        }
+    }
+
+    fn echo() -> HttpServer {
+        HttpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap().serve(Echo)
+    }
+
+    #[tokio::test]
+    async fn a_change_is_read_whole_and_shows_no_token() {
+        let answer = exchange(
+            &echo(),
+            "PUT /log?a=b HTTP/1.1\r\nhost: a:1\r\nauthorization: BEARER s3cret\r\n\
+             content-length: 5\r\nconnection: close\r\n\r\nhello",
+        )
+        .await;
+        let wanted = "Put /log a=b hello Asker { host: Some(\"a:1\"), bearer: Some(\"***\") }";
+        assert!(answer.ends_with(wanted), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_body_beyond_the_bound_is_refused() {
+        for head in [
+            "content-length: 100000000\r\n\r\n".to_owned(),
+            format!("transfer-encoding: chunked\r\n\r\n2001\r\n{}", "x".repeat(0x2001)),
+        ] {
+            let request = format!("POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{head}");
+            let answer = exchange(&echo(), &request).await;
+            assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let answer = exchange(
+            &echo(),
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhel",
+        )
+        .await;
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     }
 
     /// Without the bound, 64 such clients would shut everyone else out for ever.

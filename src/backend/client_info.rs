@@ -44,7 +44,7 @@ impl ClientInfo {
 
     /// The client's address. A socket for both families shows IPv4 clients as ::ffff:a.b.c.d; here
     /// they are IPv4.
-    pub(super) fn source(&self) -> SocketAddr {
+    pub fn source(&self) -> SocketAddr {
         canonical(self.head.client)
     }
 

@@ -5,13 +5,17 @@
 //! the configuration.
 
 use std::{
-    env,
+    env, fmt as text,
     io::{self, IsTerminal},
+    sync::Arc,
 };
 
 use clap::{Args, ValueEnum};
-use tidegate::config::{Log, LogFormat};
-use tracing_subscriber::{EnvFilter, fmt};
+use tidegate::{
+    admin::LogFilter,
+    config::{Log, LogFormat},
+};
+use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use super::Failure;
 
@@ -48,20 +52,47 @@ impl From<Format> for LogFormat {
 
 const FILTER_VARIABLE: &str = "TIDEGATE_LOG";
 
-/// Begins to log.
-pub(crate) fn start(options: &LogOptions, configured: &Log) -> Result<(), Failure> {
+/// Begins to log. What comes back changes the filter.
+pub(crate) fn start(options: &LogOptions, configured: &Log) -> Result<Arc<dyn LogFilter>, Failure> {
     let filter = filter(options, configured)?;
     let format = options.log_format.map_or(configured.format, LogFormat::from);
     let terminal = io::stderr().is_terminal();
 
     let lines = fmt().with_env_filter(filter).with_writer(io::stderr);
-    if is_json(format, terminal) {
-        lines.json().flatten_event(true).with_span_list(false).init();
+    Ok(if is_json(format, terminal) {
+        let lines = lines.json().flatten_event(true).with_span_list(false);
+        let lines = lines.with_filter_reloading();
+        let handle = lines.reload_handle();
+        lines.init();
+        Arc::new(Reloadable(handle))
     } else {
         let colour = terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        lines.with_ansi(colour).with_target(false).init();
+        let lines = lines.with_ansi(colour).with_target(false).with_filter_reloading();
+        let handle = lines.reload_handle();
+        lines.init();
+        Arc::new(Reloadable(handle))
+    })
+}
+
+/// The filter of a subscriber, whatever its lines look like.
+struct Reloadable<S>(reload::Handle<EnvFilter, S>);
+
+impl<S> LogFilter for Reloadable<S> {
+    fn get(&self) -> String {
+        // The subscriber lives as long as the process.
+        self.0.with_current(ToString::to_string).unwrap_or_default()
     }
-    Ok(())
+
+    fn set(&self, filter: &str) -> Result<(), String> {
+        let filter = EnvFilter::builder().parse(filter).map_err(|error| error.to_string())?;
+        self.0.reload(filter).map_err(|error| error.to_string())
+    }
+}
+
+impl<S> text::Debug for Reloadable<S> {
+    fn fmt(&self, f: &mut text::Formatter<'_>) -> text::Result {
+        f.debug_tuple("Reloadable").field(&self.get()).finish()
+    }
 }
 
 /// The filter that counts. Part of `tidegate check`, since a bad one keeps the gateway from starting.

@@ -29,12 +29,12 @@ enum Print {
 impl Run {
     pub(crate) async fn execute(self, log: &LogOptions) -> Result<ExitCode, Failure> {
         let config = Config::read(&self.config)?;
-        logging::start(log, &config.log)?;
+        let log = logging::start(log, &config.log)?;
         descriptors::raise_for(&config);
         let path = config.routes.iter().find_map(|r| plain_path(&r.path));
         let signals = serve::Signals::new()?;
 
-        let running = Gateway::bind(config).await?.start()?;
+        let running = Gateway::bind(config).await?.with_log(log).start()?;
         announce::log(&running);
         let announce = |running: &_| match self.print {
             Some(Print::Json) => super::print(&Facts::of(running, path.as_deref()).json()),

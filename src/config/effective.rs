@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use super::{
-    Backend, BackendTls, CertificateFiles, CertificateSource, Check, ClaimRule, Config, Credential,
-    CredentialKind, DatagramKey, Destination, Dial, Ejection, Endpoint, Health, Keepalive, Limits,
-    Listed, Listener, Payload, PerClientLimits, PerConnectionLimits, Roots, Route, Server,
-    Timeouts, Transport, raw,
+    Admin, Backend, BackendTls, CertificateFiles, CertificateSource, Check, ClaimRule, Config,
+    Credential, CredentialKind, DatagramKey, Destination, Dial, Ejection, Endpoint, Health,
+    Keepalive, Limits, Listed, Listener, Payload, PerClientLimits, PerConnectionLimits, Roots,
+    Route, Server, Timeouts, Transport, raw,
     read::{HexBytes, Workers},
     units::{Patience, Period},
 };
@@ -33,10 +33,7 @@ impl Config {
                 ..Default::default()
             }),
             listener: Some(self.listeners.iter().map(listener).collect()),
-            admin: self
-                .admin
-                .as_ref()
-                .map(|admin| raw::Admin { listen: Some(admin.listen), ..Default::default() }),
+            admin: self.admin.as_ref().map(admin),
             limits: Some(limits(&self.limits)),
             timeouts: Some(timeouts(&self.timeouts)),
             drain: Some(raw::Drain {
@@ -65,6 +62,14 @@ fn server(server: &Server) -> raw::Server {
         config_id: Some(server.config_id),
         secret: server.secret.as_ref().map(|_| raw::Hidden::default()),
         previous_secret: server.previous_secret.as_ref().map(|_| raw::Hidden::default()),
+        ..Default::default()
+    }
+}
+
+fn admin(admin: &Admin) -> raw::Admin {
+    raw::Admin {
+        listen: Some(admin.listen),
+        token: admin.token.as_ref().map(|_| raw::Hidden::default()),
         ..Default::default()
     }
 }

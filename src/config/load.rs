@@ -118,7 +118,7 @@ fn config(raw: raw::File, folder: &Folder, problems: &mut Collector<'_>) -> Opti
             problems,
         ),
         log: server::log(raw.log.unwrap_or_else(|| raw::Log::absent("log".to_owned())), problems),
-        admin: raw.admin.and_then(|raw| admin(raw, problems)),
+        admin: raw.admin.and_then(|raw| admin(raw, folder, problems)),
         limits: limits(
             raw.limits.unwrap_or_else(|| raw::Limits::absent("limits".to_owned())),
             problems,
@@ -151,9 +151,15 @@ fn version(version: Option<u32>, problems: &mut Collector<'_>) {
     }
 }
 
-fn admin(raw: raw::Admin, problems: &mut Collector<'_>) -> Option<Admin> {
+fn admin(raw: raw::Admin, folder: &Folder, problems: &mut Collector<'_>) -> Option<Admin> {
     let hint = "write an address such as \"127.0.0.1:9090\"";
-    Some(Admin { listen: problems.required(&raw.key("listen"), raw.listen, hint)? })
+    let listen = problems.required(&raw.key("listen"), raw.listen, hint);
+    let token = raw.token.as_ref().and_then(|token| server::secret(&token.0, folder, problems));
+    if token.as_ref().is_some_and(|token| !token.expose().iter().all(u8::is_ascii_graphic)) {
+        let message = "is not fit for a header; write visible ASCII characters without blanks";
+        problems.add(raw.key("token"), message);
+    }
+    Some(Admin { listen: listen?, token })
 }
 
 fn limits(raw: raw::Limits, problems: &mut Collector<'_>) -> Limits {

@@ -122,7 +122,7 @@ section! {
 }
 
 section! {
-    /// `[server.secret]`
+    /// `[server.secret]` and the like
     Secret {
         file: String,
         env: String,
@@ -182,6 +182,7 @@ section! {
     /// `[admin]`
     Admin {
         listen: SocketAddr,
+        token: Hidden,
     }
 }
 

@@ -42,6 +42,7 @@ pub(crate) struct Setup {
     top: String,
     certificate: String,
     listener: String,
+    admin: String,
     tables: String,
 }
 
@@ -55,7 +56,8 @@ impl Setup {
     pub(crate) fn with_drain(keys: &str) -> Self {
         let tables = format!("[drain]\n{keys}\n");
         let certificate = "self_signed = [\"localhost\", \"127.0.0.1\"]".to_owned();
-        Self { workers: 1, top: String::new(), certificate, listener: String::new(), tables }
+        let (top, listener, admin) = (String::new(), String::new(), String::new());
+        Self { workers: 1, top, certificate, listener, admin, tables }
     }
 
     /// A route at `path` to these endpoints.
@@ -103,6 +105,12 @@ impl Setup {
         self
     }
 
+    /// Further keys of the `[admin]` table.
+    pub(crate) fn admin(mut self, toml: &str) -> Self {
+        self.admin.push_str(toml);
+        self
+    }
+
     /// What the listener says about its certificate.
     pub(crate) fn certificate(mut self, toml: &str) -> Self {
         toml.clone_into(&mut self.certificate);
@@ -123,12 +131,12 @@ impl Setup {
     }
 
     fn toml(&self) -> String {
-        let Self { workers, top, certificate, listener, tables } = self;
+        let Self { workers, top, certificate, listener, admin, tables } = self;
         format!(
             "version = 1\n[server]\nworkers = {workers}\n{top}\n\
              [[listener]]\nname = \"edge\"\nquic = [\"127.0.0.1:0\"]\n\
              {certificate}\n{listener}\n\
-             [admin]\nlisten = \"127.0.0.1:0\"\n{tables}\n"
+             [admin]\nlisten = \"127.0.0.1:0\"\n{admin}\n{tables}\n"
         )
     }
 

@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_types, reason = "tests speak QUIC past the client room")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
 
+mod admin_api;
 mod backends;
 #[path = "../browser/browser.rs"]
 mod browser;

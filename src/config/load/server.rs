@@ -69,8 +69,12 @@ const MOST_SERVER_ID_BYTES: usize = 15;
 /// Three bits, of which the value 7 means "not routable" (draft-ietf-quic-load-balancers section 3).
 const MOST_CONFIG_ID: u8 = 6;
 
-/// Reads the secret from where the file says it is.
-fn secret(raw: &raw::Secret, folder: &Folder, problems: &mut Collector<'_>) -> Option<Secret> {
+/// Reads a secret from where the file says it is.
+pub(super) fn secret(
+    raw: &raw::Secret,
+    folder: &Folder,
+    problems: &mut Collector<'_>,
+) -> Option<Secret> {
     let bytes = match (&raw.file, &raw.env) {
         (Some(file), None) => {
             let key = raw.key("file");

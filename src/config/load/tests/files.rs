@@ -76,6 +76,28 @@ fn a_previous_secret_stands_beside_another_one_and_is_never_shown_either() {
 }
 
 #[test]
+fn the_admins_token_is_read_fit_for_a_header_and_never_shown() {
+    let folder = Scratch::new("admin-token");
+    folder.file("good", b"0123456789abcdef0123456789abcdef\n");
+    folder.file("blank", b"0123456789abcdef 0123456789abcdef\n");
+    folder.file("short", b"0123456789abcdef\n");
+    let read = |name: &str| {
+        let admin = format!("[admin]\ntoken.file = \"{name}\"");
+        Config::parse(&VALID.replace("[admin]", &admin), "t.toml", &folder.0)
+    };
+    let config = read("good").unwrap();
+    let token = config.admin.as_ref().unwrap().token.as_ref().unwrap();
+    assert_eq!(token.expose(), b"0123456789abcdef0123456789abcdef");
+    for shown in [config.effective(), format!("{config:?}")] {
+        assert!(shown.contains("***") && !shown.contains("0123456789abcdef"), "{shown}");
+    }
+    for (name, said) in [("blank", "admin.token: is not fit"), ("short", "admin.token: 16 bytes")] {
+        let problems = read(name).unwrap_err().to_string();
+        assert!(problems.contains(said) && !problems.contains("0123"), "{problems}");
+    }
+}
+
+#[test]
 fn a_short_secret_is_refused_without_being_shown() {
     let folder = Scratch::new("short-secret");
     folder.file("secret", b"0123456789\n");
