@@ -219,6 +219,8 @@ impl Context {
 /// What the session may carry in a time, where its route sets a limit. Boxed, since most set none.
 #[derive(Debug)]
 struct Rates {
+    bytes_up: Option<Box<Meter>>,
+    bytes_down: Option<Box<Meter>>,
     datagrams_up: Option<Box<Meter>>,
     datagrams_down: Option<Box<Meter>>,
 }
@@ -226,7 +228,10 @@ struct Rates {
 impl Rates {
     fn new(route: &config::Route) -> Self {
         let events = |rate| Meter::of_events(rate).map(Box::new);
+        let bytes = |rate| Meter::of_bytes(rate).map(Box::new);
         Self {
+            bytes_up: bytes(route.byte_rate_up),
+            bytes_down: bytes(route.byte_rate_down),
             datagrams_up: events(route.datagram_rate_up),
             datagrams_down: events(route.datagram_rate_down),
         }
@@ -237,7 +242,7 @@ impl Rates {
 fn keep_rate(meter: Option<&Meter>, datagrams: usize) -> usize {
     match meter {
         Some(meter) => {
-            let allowed = meter.take_up_to(datagrams as u64, Instant::now());
+            let allowed = meter.take(1, datagrams as u64, Instant::now());
             usize::try_from(allowed).unwrap_or(datagrams)
         }
         None => datagrams,

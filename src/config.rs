@@ -54,7 +54,7 @@ pub use self::{
     pool::{Balance, Check, Ejection, HashOn, Health, Payload, Statuses},
     preamble::{Field, Piece, Preamble},
     problems::{Problem, Problems},
-    rate::Rate,
+    rate::{ByteRate, Rate},
     route::{DatagramsMode, Opens, PushMode, Route, StreamsMode, UdpOpen, UniMode},
     tls::BackendTls,
     units::{ByteSize, Limit},

@@ -20,6 +20,7 @@
 
 mod down;
 mod held;
+mod pace;
 mod progress;
 mod up;
 
@@ -37,7 +38,7 @@ use futures_util::{FutureExt, future::try_join};
 use tracing::trace;
 
 pub use self::held::{OpenedBy, bridge_own, push_bidi, push_uni};
-use self::{down::Down, progress::Progress, up::Up};
+use self::{down::Down, pace::Pace, progress::Progress, up::Up};
 use super::{Context, contain, ledger::StreamBooks};
 use crate::{
     backend::BackendConnection,

@@ -193,6 +193,8 @@ fn route(route: &Route) -> raw::Route {
             sessions: Some(route.max_sessions),
             streams_per_session: Some(route.max_streams_per_session),
             stream_rate: Some(route.stream_rate),
+            byte_rate_up: Some(route.byte_rate_up),
+            byte_rate_down: Some(route.byte_rate_down),
             datagram_rate_up: Some(route.datagram_rate_up),
             datagram_rate_down: Some(route.datagram_rate_down),
             session_lifetime: Some(Patience(route.session_lifetime)),

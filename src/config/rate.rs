@@ -1,10 +1,10 @@
-//! How often something may happen, as people write it: `"100/s"`.
+//! How often something may happen, and how many bytes may pass, as people write it: `"100/s"`, `"10MiB/s"`.
 
 use std::{fmt, time::Duration};
 
 use serde::{Serialize, Serializer};
 
-use super::units::UNLIMITED;
+use super::units::{ByteSize, UNLIMITED};
 
 /// How often something may happen. After a pause, as many may come at once as may come in the whole
 /// time: the burst is the number.
@@ -60,26 +60,81 @@ const UNITS: [(&str, Duration); 3] = [
 
 /// Digits, a slash and a unit, without anything between them.
 fn amount(text: &str) -> Option<(u64, Duration)> {
-    let (number, unit) = text.split_once('/')?;
-    let (_, per) = UNITS.iter().find(|(name, _)| *name == unit)?;
+    let (number, per) = split(text)?;
     // Parsing alone would take a plus sign.
     let is_plain = number.bytes().all(|b| b.is_ascii_digit());
-    Some((number.parse().ok().filter(|_| is_plain)?, *per))
+    Some((number.parse().ok().filter(|_| is_plain)?, per))
+}
+
+/// What stands before the slash, and the time behind it.
+fn split(text: &str) -> Option<(&str, Duration)> {
+    let (amount, unit) = text.split_once('/')?;
+    let (_, per) = UNITS.iter().find(|(name, _)| *name == unit)?;
+    Some((amount, *per))
+}
+
+fn unit_of(per: Duration) -> &'static str {
+    UNITS.iter().find(|(_, unit)| *unit == per).map_or("s", |(name, _)| name)
 }
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AtMost { events, per } => {
-                let unit = UNITS.iter().find(|(_, unit)| unit == per).map_or("s", |(name, _)| name);
-                write!(f, "{events}/{unit}")
-            }
+            Self::AtMost { events, per } => write!(f, "{events}/{}", unit_of(*per)),
             Self::Unlimited => f.write_str(UNLIMITED),
         }
     }
 }
 
 impl Serialize for Rate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// How many bytes may pass. After a pause, as many may pass at once as may in the whole time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ByteRate {
+    /// At most so many in each such time.
+    AtMost {
+        /// How many; at least 1.
+        bytes: ByteSize,
+        /// In which time.
+        per: Duration,
+    },
+    /// As many as anybody likes.
+    Unlimited,
+}
+
+impl ByteRate {
+    /// Reads `"10MiB/s"`, `"500KiB/m"`, `"1GiB/h"` or `"unlimited"`.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        if text == UNLIMITED {
+            return Ok(Self::Unlimited);
+        }
+        match split(text).and_then(|(size, per)| Some((ByteSize::parse(size).ok()?, per))) {
+            Some((ByteSize(0), _)) => Err(format!(
+                "{text:?} would let nothing through; write \"unlimited\" if there shall be no limit"
+            )),
+            Some((bytes, per)) => Ok(Self::AtMost { bytes, per }),
+            None => Err(format!(
+                "{text:?} is no rate of bytes; write a whole number with B, KiB, MiB or GiB and /s, /m or \
+                 /h, such as \"10MiB/s\", or \"unlimited\""
+            )),
+        }
+    }
+}
+
+impl fmt::Display for ByteRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost { bytes, per } => write!(f, "{bytes}/{}", unit_of(*per)),
+            Self::Unlimited => f.write_str(UNLIMITED),
+        }
+    }
+}
+
+impl Serialize for ByteRate {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -113,5 +168,32 @@ mod tests {
             assert!(Rate::parse(text).unwrap_err().contains("too much"), "{text:?}");
         }
         assert!(Rate::parse("0/s").unwrap_err().contains("unlimited"));
+    }
+
+    #[test]
+    fn rates_of_bytes_are_read_and_written_with_both_units() {
+        for (text, bytes, seconds) in [
+            ("1B/s", 1, 1),
+            ("10MiB/s", 10 << 20, 1),
+            ("3KiB/m", 3 << 10, 60),
+            ("1GiB/h", 1 << 30, 3600),
+        ] {
+            let (bytes, per) = (ByteSize(bytes), Duration::from_secs(seconds));
+            assert_eq!(ByteRate::parse(text), Ok(ByteRate::AtMost { bytes, per }), "{text}");
+            assert_eq!(ByteRate::AtMost { bytes, per }.to_string(), text);
+        }
+        assert_eq!(ByteRate::parse("unlimited"), Ok(ByteRate::Unlimited));
+        assert_eq!(ByteRate::Unlimited.to_string(), "unlimited");
+    }
+
+    #[test]
+    fn what_is_no_rate_of_bytes_is_refused() {
+        for text in [
+            "", "10MiB", "/s", "10/s", "10Mb/s", "10 MiB/s", "-1B/s", "+1B/s", "1.5MiB/s",
+            "1MiB/d", "1B/s/s",
+        ] {
+            assert!(ByteRate::parse(text).unwrap_err().contains("is no rate of bytes"), "{text:?}");
+        }
+        assert!(ByteRate::parse("0KiB/s").unwrap_err().contains("unlimited"));
     }
 }

@@ -21,7 +21,7 @@ use super::{
     path::RoutePath,
     preamble::Preamble,
     problems::{Collector, did_you_mean, join},
-    rate::Rate,
+    rate::{ByteRate, Rate},
     read::{FromText, HexBytes, Read, Workers, as_table, note_unknown_keys, read_key, read_text},
     units::{ByteSize, Limit, Patience, Period},
 };
@@ -290,6 +290,8 @@ section! {
         sessions: Limit,
         streams_per_session: Limit,
         stream_rate: Rate,
+        byte_rate_up: ByteRate,
+        byte_rate_down: ByteRate,
         datagram_rate_up: Rate,
         datagram_rate_down: Rate,
         session_lifetime: Patience,

@@ -21,7 +21,7 @@ use super::{
     pool::{HashOn, Payload, Statuses},
     preamble::Preamble,
     problems::{Collector, did_you_mean, join},
-    rate::Rate,
+    rate::{ByteRate, Rate},
     units::{ByteSize, Limit, Patience, Period, UNLIMITED},
 };
 
@@ -194,6 +194,7 @@ read_as_text! {
     HostPattern: "a host such as \"play.example.com\"", |text: &str| HostPattern::parse(text)
         .map_err(|wrong| format!("{text:?} is no host; {wrong}"));
     Rate: "a rate such as \"100/s\", or \"unlimited\"", Rate::parse;
+    ByteRate: "a rate of bytes such as \"10MiB/s\", or \"unlimited\"", ByteRate::parse;
     HashOn: "what to hash, such as \"client-address\" or \"capture:room\"", HashOn::parse;
     Wanted: "a text, or a capture such as \"{room}\"", Wanted::parse;
     Payload: "a text such as \"PING\\\\r\\\\n\"", Payload::parse;

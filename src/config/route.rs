@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    ByteSize, Credential, DatagramKey, Destination, HostPattern, Limit, Origins, Oversize, Rate,
-    RoutePath,
+    ByteRate, ByteSize, Credential, DatagramKey, Destination, HostPattern, Limit, Origins,
+    Oversize, Rate, RoutePath,
 };
 
 /// One route: a path, who may use it, and where it goes.
@@ -45,6 +45,10 @@ pub struct Route {
     /// Streams that a session may open, of both kinds together. Above it they wait. Default 1,000 a
     /// second.
     pub stream_rate: Rate,
+    /// Bytes that a session's client may send on streams, all together. Above it they wait. Default unlimited.
+    pub byte_rate_up: ByteRate,
+    /// Bytes that a session's backend may send on streams. Above it they wait. Default unlimited.
+    pub byte_rate_down: ByteRate,
     /// Datagrams that a session's client may send. Above it they are lost. Default unlimited.
     pub datagram_rate_up: Rate,
     /// Datagrams that a session's backend may send. Above it they are lost. Default unlimited.
@@ -79,6 +83,7 @@ impl Route {
     pub(super) const MAX_SESSIONS: Limit = Limit::AtMost(10_000);
     pub(super) const MAX_STREAMS_PER_SESSION: Limit = Limit::AtMost(256);
     pub(super) const STREAM_RATE: Rate = Rate::per_second(1_000);
+    pub(super) const BYTE_RATE: ByteRate = ByteRate::Unlimited;
     pub(super) const DATAGRAM_RATE: Rate = Rate::Unlimited;
     pub(super) const SESSION_LIFETIME: Option<Duration> = None;
     pub(super) const SESSION_IDLE: Option<Duration> = None;

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::config::Rate;
+use crate::config::{ByteRate, Rate};
 
 /// Holds something to so much in each such time. After a pause, as much may come at once as may come in the
 /// whole time.
@@ -31,22 +31,58 @@ impl Meter {
         }
     }
 
+    /// A full one for this many bytes, unless there is no limit.
+    pub fn of_bytes(rate: ByteRate) -> Option<Self> {
+        match rate {
+            ByteRate::AtMost { bytes, per } => Some(Self::new(bytes.0, per)),
+            ByteRate::Unlimited => None,
+        }
+    }
+
     fn new(amount: u64, per: Duration) -> Self {
         let amount = amount.max(1);
         Self { amount, per, began: Instant::now(), full_at: AtomicU64::new(0) }
     }
 
-    /// Takes so much of what is wanted as there is.
-    pub fn take_up_to(&self, wanted: u64, now: Instant) -> u64 {
+    /// Takes as much as there is up to `most`, if it is at least `least`. Says how much, which may be nothing.
+    pub fn take(&self, least: u64, most: u64, now: Instant) -> u64 {
         let now = self.nanos(now);
         let mut taken = 0;
         // Always `Some`, so that the update is always made.
         _ = self.full_at.fetch_update(Relaxed, Relaxed, |full_at| {
             let owed = full_at.saturating_sub(now);
-            taken = self.worth(nanos_of(self.per).saturating_sub(owed)).min(wanted);
+            taken = self.worth(nanos_of(self.per).saturating_sub(owed)).min(most);
+            if taken < least {
+                taken = 0;
+            }
             Some(now + owed + self.cost(taken))
         });
         taken
+    }
+
+    /// Takes so much in advance, and says how long until it is there. Who books gets a turn of their own,
+    /// behind all who have booked before.
+    pub fn book(&self, amount: u64, now: Instant) -> Duration {
+        let (now, cost) = (self.nanos(now), self.cost(amount));
+        let mut owed = 0;
+        _ = self.full_at.fetch_update(Relaxed, Relaxed, |full_at| {
+            owed = full_at.saturating_sub(now).saturating_add(cost);
+            Some(now.saturating_add(owed))
+        });
+        Duration::from_nanos(owed).saturating_sub(self.per)
+    }
+
+    /// Gives back what was booked and is not wanted any more.
+    pub fn give_back(&self, amount: u64) {
+        let cost = self.cost(amount);
+        _ = self
+            .full_at
+            .fetch_update(Relaxed, Relaxed, |full_at| Some(full_at.saturating_sub(cost)));
+    }
+
+    /// What comes in so much time.
+    pub fn in_time(&self, time: Duration) -> u64 {
+        self.worth(nanos_of(time))
     }
 
     fn nanos(&self, now: Instant) -> u64 {
@@ -92,24 +128,54 @@ mod tests {
             [(4, SECOND, SECOND / 4), (1, SECOND, SECOND), (2, 60 * SECOND, 30 * SECOND)]
         {
             let (meter, now) = meter(amount, per);
-            assert_eq!(meter.take_up_to(amount + 1, now), amount);
-            assert_eq!(meter.take_up_to(1, now), 0);
-            assert_eq!(meter.take_up_to(1, now + each - Duration::from_nanos(1)), 0);
-            assert_eq!(meter.take_up_to(9, now + each), 1);
-            assert_eq!(meter.take_up_to(9, now + 3 * per), amount, "a pause fills it and no more");
+            assert_eq!(meter.take(1, amount + 1, now), amount);
+            assert_eq!(meter.take(1, 1, now), 0);
+            assert_eq!(meter.take(1, 1, now + each - Duration::from_nanos(1)), 0);
+            assert_eq!(meter.take(1, 9, now + each), 1);
+            assert_eq!(meter.take(1, 9, now + 3 * per), amount, "a pause fills it and no more");
         }
     }
 
     #[test]
     fn what_is_taken_in_pieces_is_as_much_as_at_once() {
         let (meter, now) = meter(10_000_000, SECOND);
-        let pieces: u64 = (0..20_000).map(|_| meter.take_up_to(1_000, now)).sum();
+        let pieces: u64 = (0..20_000).map(|_| meter.take(1, 1_000, now)).sum();
         assert_eq!(pieces, 10_000_000);
+    }
+
+    #[test]
+    fn less_than_what_is_worth_it_is_not_taken() {
+        let (meter, now) = meter(100, SECOND);
+        assert_eq!(meter.take(101, 200, now), 0);
+        assert_eq!(meter.take(50, 60, now), 60);
+        assert_eq!(meter.take(50, 60, now), 0);
+        assert_eq!(meter.take(50, 60, now + SECOND / 10), 50);
+    }
+
+    #[test]
+    fn who_books_gets_a_turn_of_their_own() {
+        let (meter, now) = meter(10, SECOND);
+        let turns: Vec<_> = (0..5).map(|_| meter.book(5, now).as_millis()).collect();
+        assert_eq!(turns, [0, 0, 500, 1000, 1500]);
+        assert_eq!(meter.take(1, 1, now + 3 * SECOND / 2), 0, "it is behind them");
+        assert_eq!(meter.book(u64::MAX, now), Duration::from_nanos(u64::MAX) - SECOND);
+        assert_eq!(meter.book(u64::MAX, now), Duration::from_nanos(u64::MAX) - SECOND);
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_taken_again_and_never_twice() {
+        let (meter, now) = meter(10, SECOND);
+        assert_eq!(meter.book(15, now), SECOND / 2);
+        meter.give_back(15);
+        assert_eq!(meter.take(1, 20, now), 10);
+        meter.give_back(u64::MAX);
+        assert_eq!(meter.take(1, 20, now), 10, "no more than is full");
     }
 
     #[test]
     fn without_a_limit_there_is_none() {
         assert!(Meter::of_events(Rate::Unlimited).is_none());
+        assert!(Meter::of_bytes(ByteRate::Unlimited).is_none());
     }
 
     proptest! {
@@ -123,7 +189,7 @@ mod tests {
             let (mut now, mut taken) = (began, 0);
             for (gap, wanted) in wants {
                 now += Duration::from_nanos(gap);
-                taken += meter.take_up_to(wanted, now);
+                taken += meter.take(1, wanted, now);
             }
             let nanos = u128::from(amount) * (SECOND + (now - began)).as_nanos();
             prop_assert!(u128::from(taken) <= nanos / 1_000_000_000);

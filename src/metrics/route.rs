@@ -32,6 +32,7 @@ pub(super) struct RouteFamilies {
     streams_slowed: IntCounterVec,
     stream_ends: IntCounterVec,
     stream_bytes: IntCounterVec,
+    stream_slowed: IntCounterVec,
     stream_lost: IntCounterVec,
 
     datagrams: IntCounterVec,
@@ -101,6 +102,12 @@ impl RouteFamilies {
                 r,
                 "stream_bytes_total",
                 "Stream bytes passed on.",
+                &["route", "direction"],
+            ),
+            stream_slowed: counters(
+                r,
+                "stream_slowed_bytes_total",
+                "Stream bytes that waited because of the route's byte rate.",
                 &["route", "direction"],
             ),
             stream_lost: counters(
@@ -195,6 +202,7 @@ impl RouteFamilies {
     fn direction(&self, route: &str, direction: &str) -> DirectionMetrics {
         DirectionMetrics {
             stream_bytes: self.stream_bytes.with_label_values(&[route, direction]),
+            slowed_bytes: self.stream_slowed.with_label_values(&[route, direction]),
             lost_bytes: Reasons::new(StreamEnd::ALL, |r| {
                 self.stream_lost.with_label_values(&[route, direction, r.word()])
             }),
@@ -310,6 +318,8 @@ impl RouteMetrics {
 pub struct DirectionMetrics {
     /// Stream bytes passed on.
     pub stream_bytes: IntCounter,
+    /// Stream bytes that had to wait because there were too many.
+    pub slowed_bytes: IntCounter,
     /// Stream bytes that were taken and never passed on.
     pub lost_bytes: Reasons<StreamEnd>,
     /// Datagrams passed on.

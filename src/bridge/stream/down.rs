@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use tracing::trace;
 
-use super::{Context, Cut, Progress, backend_broke};
+use super::{Context, Cut, Pace, Progress, backend_broke};
 use crate::{
     backend::BackendReader,
     bridge::{
@@ -41,11 +41,13 @@ pub(super) async fn pump(
     progress: &Progress,
 ) -> Result<Down, Cut> {
     let mut stopped = pin!(send.stopped());
+    let pace = Pace::new(context.rates.bytes_down.as_deref(), progress);
+    let slowed = |bytes| context.metrics().down.slowed_bytes.inc_by(bytes);
     let error = loop {
         let read = tokio::select! {
             biased;
             error = &mut stopped => break error,
-            read = poll_fn(|cx| poll_chunk(&mut reader, cx)) => read,
+            read = poll_fn(|cx| poll_chunk(&mut reader, pace.turn_bytes(), cx)) => read,
         };
         let chunk = read.map_err(|error| Cut(backend_broke(&error)))?;
         if chunk.is_empty() {
@@ -56,6 +58,15 @@ pub(super) async fn pump(
         }
         progress.hold(true);
         let mut handover = Handover::new(chunk, context, books);
+        if pace.is_limited() {
+            let bytes = handover.chunk().len();
+            tokio::select! {
+                biased;
+                error = &mut stopped => break error,
+                // All of it, which is at most what goes in one turn.
+                _ = pace.turn(bytes, slowed) => {}
+            }
+        }
         if let Err(error) = send.write(handover.chunk()).await {
             break error;
         }
@@ -130,9 +141,14 @@ pub(super) async fn discard(
     }
 }
 
-fn poll_chunk(reader: &mut BackendReader<'_>, cx: &mut TaskContext<'_>) -> Poll<io::Result<Bytes>> {
+fn poll_chunk(
+    reader: &mut BackendReader<'_>,
+    most: usize,
+    cx: &mut TaskContext<'_>,
+) -> Poll<io::Result<Bytes>> {
     with_scratch(|buffer| {
-        let read = ready!(reader.poll_read(cx, buffer))?;
+        let most = most.min(buffer.len());
+        let read = ready!(reader.poll_read(cx, &mut buffer[..most]))?;
         Poll::Ready(Ok(Bytes::copy_from_slice(&buffer[..read])))
     })
 }

@@ -71,6 +71,13 @@ impl Progress {
         }
     }
 
+    /// Nothing is expected to move for so long.
+    pub(super) fn excuse(&self, wait: Duration) {
+        if self.patience.is_some() {
+            self.raise_moved(self.began.elapsed().saturating_add(wait));
+        }
+    }
+
     /// Whether something of the backend's was read and is not with the client's transport yet.
     pub(super) fn hold(&self, holding: bool) {
         self.holding.store(holding, Relaxed);
@@ -116,9 +123,13 @@ impl Progress {
 
     fn note_move(&self) {
         if self.patience.is_some() {
-            let now = self.began.elapsed().as_millis();
-            self.moved.store(u64::try_from(now).unwrap_or(u64::MAX), Relaxed);
+            self.raise_moved(self.began.elapsed());
         }
+    }
+
+    fn raise_moved(&self, after: Duration) {
+        // Not back from what was excused.
+        self.moved.fetch_max(u64::try_from(after.as_millis()).unwrap_or(u64::MAX), Relaxed);
     }
 }
 
@@ -143,6 +154,16 @@ mod tests {
             () = progress.stands_still() => {}
         }
         assert_eq!(began.elapsed(), Duration::from_secs(77));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_nobody_is_to_blame_for_does_not_count() {
+        let progress = Progress::new(Some(Duration::from_secs(10)));
+        let began = Instant::now();
+        progress.excuse(Duration::from_secs(60));
+        progress.end_up();
+        progress.stands_still().await;
+        assert_eq!(began.elapsed(), Duration::from_secs(70));
     }
 
     #[tokio::test(start_paused = true)]

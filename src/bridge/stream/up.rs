@@ -16,7 +16,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use futures_util::FutureExt;
 
-use super::{Context, Cut, Progress, backend_broke};
+use super::{Context, Cut, Pace, Progress, backend_broke};
 use crate::{
     backend::BackendWriter,
     bridge::ledger::{HalfBooks, Held},
@@ -96,6 +96,8 @@ async fn carry(
         context.stream_up(bytes as u64);
         progress.move_bytes();
     };
+    let pace = Pace::new(context.rates.bytes_up.as_deref(), progress);
+    let slowed = |bytes| context.metrics().up.slowed_bytes.inc_by(bytes);
     // An RST may come while the client says nothing, after the backend's FIN for example.
     let mut broken = pin!(writer.broken());
     loop {
@@ -111,15 +113,24 @@ async fn carry(
         }
         let [first] = first;
         books.take(first.len());
-        let mut batch = send_batch(first, recv, writer, books, &passed)?;
+        let mut batch = send_batch(first, recv, writer, books, pace, &passed)?;
         while !batch.unsent.chunks.is_empty() {
+            if batch.allowed == 0 {
+                let wanted = batch.unsent.chunks.iter().map(Bytes::len).sum();
+                batch.allowed = tokio::select! {
+                    biased;
+                    error = &mut broken => return Err(error.into()),
+                    lost = recv.lost() => return Err(lost.into()),
+                    allowed = pace.turn(wanted, slowed) => allowed,
+                };
+            }
             tokio::select! {
                 biased;
                 // What could not be written yet is not wanted any more.
                 lost = recv.lost() => return Err(lost.into()),
                 writable = writer.writable() => writable?,
             }
-            let sent = send_now(&mut batch.unsent.chunks, writer, &passed)?;
+            let sent = send_now(&mut batch.unsent.chunks, &mut batch.allowed, writer, &passed)?;
             batch.unsent.chunks.drain(..sent);
         }
         if batch.last {
@@ -128,9 +139,11 @@ async fn carry(
     }
 }
 
-/// What is left of a batch that was more than the kernel took.
+/// What is left of a batch that was more than the kernel took, or than the session's rate lets through.
 struct Batch<'a> {
     unsent: Held<'a, Vec<Bytes>>,
+    /// Bytes whose turn it is.
+    allowed: usize,
     /// Whether the client's FIN follows.
     last: bool,
 }
@@ -144,6 +157,7 @@ fn send_batch<'a>(
     recv: &mut impl RecvStream,
     writer: &BackendWriter<'_>,
     books: &'a HalfBooks,
+    pace: Pace<'_>,
     passed: &impl Fn(usize),
 ) -> Result<Batch<'a>, Failure> {
     let mut held: Held<'_, [Bytes; BATCH]> = Held::new(Default::default(), books);
@@ -157,26 +171,27 @@ fn send_batch<'a>(
     };
     let chunks = &mut chunks[..filled];
     books.take(chunks[1..].iter().map(Bytes::len).sum());
-    let sent = send_now(chunks, writer, passed)?;
+    let mut allowed = pace.now(chunks.iter().map(Bytes::len).sum());
+    let sent = send_now(chunks, &mut allowed, writer, passed)?;
     let unsent = chunks[sent..].iter_mut().map(mem::take).collect();
-    Ok(Batch { unsent: Held::new(unsent, books), last })
+    Ok(Batch { unsent: Held::new(unsent, books), allowed, last })
 }
 
-/// Writes until everything is gone or the kernel is full. Returns how many chunks are done with; the
-/// next one is cut down to what is left of it.
+/// Writes until everything is gone, as much as is allowed is, or the kernel is full. Returns how many chunks are
+/// done with; the next one is cut down to what is left of it.
 fn send_now(
     chunks: &mut [Bytes],
+    allowed: &mut usize,
     writer: &BackendWriter<'_>,
     passed: &impl Fn(usize),
 ) -> io::Result<usize> {
     let mut done = 0;
-    while done < chunks.len() {
+    while done < chunks.len() && *allowed > 0 {
         let left = &chunks[done..];
-        let slices: [IoSlice<'_>; BATCH] =
-            std::array::from_fn(|i| IoSlice::new(left.get(i).map_or(&[], |chunk| chunk)));
-        match writer.try_write(&slices[..left.len().min(BATCH)]) {
+        match writer.try_write(&slices(left, *allowed)[..left.len().min(BATCH)]) {
             Ok(written) => {
                 passed(written);
+                *allowed -= written;
                 done += advance(&mut chunks[done..], written);
             }
             Err(full) if full.kind() == io::ErrorKind::WouldBlock => break,
@@ -184,6 +199,15 @@ fn send_now(
         }
     }
     Ok(done)
+}
+
+/// What the chunks hold, up to so many bytes; the rest of the slices is empty.
+fn slices(chunks: &[Bytes], mut most: usize) -> [IoSlice<'_>; BATCH] {
+    std::array::from_fn(|i| {
+        let chunk = chunks.get(i).map_or(&[][..], |chunk| &chunk[..chunk.len().min(most)]);
+        most -= chunk.len();
+        IoSlice::new(chunk)
+    })
 }
 
 /// Takes `written` bytes off the front. Returns how many chunks are used up, and so empty.
@@ -202,6 +226,17 @@ fn advance(chunks: &mut [Bytes], mut written: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_is_written_than_is_allowed() {
+        let chunks = ["ab", "", "cd", "ef"].map(Bytes::from);
+        for (allowed, expected) in
+            [(0, ""), (1, "a"), (2, "ab"), (5, "abcde"), (usize::MAX, "abcdef")]
+        {
+            let bytes = slices(&chunks, allowed).map(|slice| slice.to_vec()).concat();
+            assert_eq!(bytes, expected.as_bytes(), "{allowed}");
+        }
+    }
 
     #[test]
     fn a_partial_write_leaves_exactly_the_rest() {

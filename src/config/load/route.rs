@@ -126,6 +126,8 @@ fn route(
             .streams_per_session
             .unwrap_or(Route::MAX_STREAMS_PER_SESSION),
         stream_rate: limits.stream_rate.unwrap_or(Route::STREAM_RATE),
+        byte_rate_up: limits.byte_rate_up.unwrap_or(Route::BYTE_RATE),
+        byte_rate_down: limits.byte_rate_down.unwrap_or(Route::BYTE_RATE),
         datagram_rate_up: limits.datagram_rate_up.unwrap_or(Route::DATAGRAM_RATE),
         datagram_rate_down: limits.datagram_rate_down.unwrap_or(Route::DATAGRAM_RATE),
         session_lifetime: limits.session_lifetime.map_or(Route::SESSION_LIFETIME, |time| time.0),

@@ -1,11 +1,18 @@
 //! How much a session may carry in a time.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
+
+use futures_util::future::join_all;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::Instant,
+};
 
 use super::support::*;
 use crate::{
-    config::{self, Rate},
-    reason::Loss,
+    config::{self, ByteRate, ByteSize, Rate},
+    reason::{Loss, StreamEnd},
+    transport::memory::{ClientRecv, ClientSend, MemoryClient, SeenEnd, soon},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -62,4 +69,165 @@ async fn sessions_do_not_share_their_rates() {
         assert_eq!(server.receive().await.0, datagram);
     }
     assert_eq!(gateway.route.up.lost.get(Loss::RateLimited), 0);
+}
+
+/// A hundred kilobytes at once, and a megabyte a second.
+fn a_megabyte() -> ByteRate {
+    ByteRate::AtMost { bytes: ByteSize(100_000), per: Duration::from_millis(100) }
+}
+
+/// As much at once, and nothing after it as long as a test lasts.
+fn at_once(bytes: u64) -> ByteRate {
+    ByteRate::AtMost { bytes: ByteSize(bytes), per: 1_000 * HOUR }
+}
+
+fn both_ways(tcp: SocketAddr, rate: ByteRate) -> config::Route {
+    config::Route { byte_rate_up: rate, byte_rate_down: rate, ..route(&[tcp]) }
+}
+
+#[tokio::test]
+async fn what_is_above_the_rate_comes_late_and_whole() {
+    let server = Server::new().await;
+    let gateway = Gateway::new(both_ways(server.address(), a_megabyte()));
+    let client = gateway.session().await;
+    let (send, recv) = client.open_bidi();
+    let mut connection = server.accept().await;
+    let all = pattern(300_000);
+    let begun = Instant::now();
+    let question = async {
+        send.write(all.clone()).await;
+        send.finish();
+    };
+    let talk = async {
+        let (mut reader, mut writer) = connection.split();
+        let reply = async {
+            writer.write_all(&all).await.unwrap();
+            writer.shutdown().await.unwrap();
+        };
+        let mut seen = Vec::new();
+        let ((), read) = tokio::join!(reply, reader.read_to_end(&mut seen));
+        read.unwrap();
+        seen
+    };
+    let ((), up, down) = soon(async { tokio::join!(question, talk, recv.read_to_end()) }).await;
+    assert!(up == all && down == (all, SeenEnd::Finished), "it arrived changed");
+    // The first hundred kilobytes go at once.
+    assert!(begun.elapsed() >= Duration::from_millis(200), "{:?}", begun.elapsed());
+    for direction in [&gateway.route.up, &gateway.route.down] {
+        let slowed = direction.slowed_bytes.get();
+        assert!((1..=200_000).contains(&slowed), "{slowed}");
+        assert_eq!(direction.stream_bytes.get(), 300_000);
+    }
+    gateway.first_stream_ends(StreamEnd::Finished).await;
+    client.close(0, "");
+    gateway.leaves_nothing_behind().await;
+}
+
+/// A session whose one stream has used up its rate both ways, and has more to say.
+async fn held_up(
+    server: &Server,
+    gateway: &Gateway,
+) -> (MemoryClient, ClientSend, ClientRecv, Connection) {
+    let client = gateway.session().await;
+    let (send, recv) = client.open_bidi();
+    let mut connection = server.accept().await;
+    send.write(pattern(1_500)).await;
+    connection.write(&pattern(1_500)).await;
+    assert_eq!(connection.read_exact(1_000).await, pattern(1_000));
+    assert_eq!(recv.read_exact(1_000).await, pattern(1_000));
+    let [up, down] = [&gateway.route.up, &gateway.route.down];
+    until(|| up.slowed_bytes.get() > 0 && down.slowed_bytes.get() > 0).await;
+    (client, send, recv, connection)
+}
+
+#[tokio::test]
+async fn a_stream_that_is_held_up_sees_its_clients_reset_at_once() {
+    let server = Server::new().await;
+    let gateway = Gateway::new(both_ways(server.address(), at_once(1_000)));
+    let (_client, send, _recv, mut connection) = held_up(&server, &gateway).await;
+    send.reset(7);
+    assert_reset(connection.read_to_end().await.1);
+    gateway.first_stream_ends(StreamEnd::ClientReset).await;
+    assert_eq!(gateway.route.up.lost_bytes.get(StreamEnd::ClientReset), 500);
+    let down = gateway.route.down.lost_bytes.get(StreamEnd::ClientReset);
+    assert_eq!(down, 1, "no more is read than goes in one turn");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_held_up_sees_at_once_that_its_client_stops() {
+    let server = Server::new().await;
+    let gateway = Gateway::new(both_ways(server.address(), at_once(1_000)));
+    let (client, send, recv, _connection) = held_up(&server, &gateway).await;
+    recv.stop(7);
+    assert_eq!(recv.reset().await, Some(7));
+    assert!(!send.is_stopped(), "the other half waits on");
+    client.close(0, "");
+    gateway.leaves_nothing_behind().await;
+    assert_eq!(gateway.route.down.lost_bytes.get(StreamEnd::ClientStopped), 1);
+    assert_eq!(gateway.route.up.lost_bytes.get(StreamEnd::SessionEnded), 500);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_held_up_sees_its_backends_reset_at_once() {
+    let server = Server::new().await;
+    let gateway = Gateway::new(both_ways(server.address(), at_once(1_000)));
+    let (client, send, _recv, connection) = held_up(&server, &gateway).await;
+    connection.reset();
+    assert_eq!(send.stopped().await, Some(StreamEnd::BackendReset.code()));
+    // What it had said before waits on.
+    client.close(0, "");
+    gateway.leaves_nothing_behind().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_held_up_ends_with_its_session() {
+    let server = Server::new().await;
+    let gateway = Gateway::new(both_ways(server.address(), at_once(1_000)));
+    let (client, _send, recv, mut connection) = held_up(&server, &gateway).await;
+    client.close(0, "");
+    assert_reset(connection.read_to_end().await.1);
+    gateway.leaves_nothing_behind().await;
+    assert!(recv.is_abandoned());
+    assert_eq!(gateway.route.up.lost_bytes.get(StreamEnd::SessionEnded), 500);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_held_up_ends_with_the_gateway() {
+    let server = Server::new().await;
+    let gateway = Gateway::new(both_ways(server.address(), at_once(1_000)));
+    let (client, _send, _recv, mut connection) = held_up(&server, &gateway).await;
+    gateway.lifecycle.hurry();
+    assert_eq!(client.closed().await.1, "killed");
+    assert_reset(connection.read_to_end().await.1);
+    gateway.leaves_nothing_behind().await;
+}
+
+/// Many streams share what one alone would have, and each gets its part of it.
+#[tokio::test]
+async fn streams_of_a_session_share_its_rate_equally() {
+    let server = Server::new().await;
+    let gateway =
+        Gateway::new(config::Route { byte_rate_up: a_megabyte(), ..route(&[server.address()]) });
+    let client = gateway.session().await;
+    // What may come at once is for whoever comes first.
+    let (send, _recv) = client.open_bidi();
+    let mut connection = server.accept().await;
+    send.write(pattern(100_000)).await;
+    connection.read_exact(100_000).await;
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let (send, _recv) = client.open_bidi();
+        streams.push((send, server.accept().await));
+    }
+    let begun = Instant::now();
+    let (sends, connections): (Vec<_>, Vec<_>) = streams.into_iter().unzip();
+    let sending = join_all(sends.iter().map(|send| send.write(pattern(150_000))));
+    let receiving = join_all(connections.into_iter().map(async |mut connection| {
+        assert_eq!(connection.read_exact(150_000).await, pattern(150_000));
+        begun.elapsed()
+    }));
+    let (_, times) = soon(async { tokio::join!(sending, receiving) }).await;
+    let (first, last) = (times.iter().min().unwrap(), times.iter().max().unwrap());
+    assert!(*last >= Duration::from_millis(450), "{times:?}");
+    assert!(*first >= *last / 2, "{times:?}");
 }
