@@ -10,7 +10,12 @@ mod session;
 mod stream;
 mod trust;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use quinn::{EndpointConfig, TokioRuntime, crypto::rustls::QuicClientConfig};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -33,6 +38,8 @@ pub struct Endpoint {
     quic: quinn::Endpoint,
     connect_timeout: Duration,
     session_credit: SessionCredit,
+    local: IpAddr,
+    socket_buffer: usize,
 }
 
 /// How a client's connections behave.
@@ -82,8 +89,8 @@ impl Endpoint {
         let runtime = Arc::new(TokioRuntime);
         let mut quic = quinn::Endpoint::new(EndpointConfig::default(), None, socket, runtime)?;
         quic.set_default_client_config(client_config(options)?);
-        let Options { connect_timeout, session_credit, .. } = *options;
-        Ok(Self { quic, connect_timeout, session_credit })
+        let Options { connect_timeout, session_credit, socket_buffer, .. } = *options;
+        Ok(Self { quic, connect_timeout, session_credit, local: local.ip(), socket_buffer })
     }
 
     /// The socket's address.
@@ -100,6 +107,14 @@ impl Endpoint {
     /// What the system said.
     pub fn rebind(&self, socket: std::net::UdpSocket) -> io::Result<()> {
         self.quic.rebind(socket)
+    }
+
+    /// Moves all connections to a new socket, with a port that the system chooses.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn change_address(&self) -> io::Result<()> {
+        self.rebind(socket((self.local, 0).into(), self.socket_buffer)?)
     }
 
     /// Connects to a server and begins HTTP/3.

@@ -57,7 +57,7 @@ pub use self::{
     rate::{ByteRate, Rate},
     route::{DatagramsMode, Opens, PushMode, Route, StreamsMode, UdpOpen, UniMode},
     tls::BackendTls,
-    units::{ByteSize, Limit},
+    units::{ByteSize, Limit, parse_duration},
 };
 use self::{raw::File, read::Read};
 

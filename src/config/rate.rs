@@ -32,7 +32,10 @@ impl Rate {
     }
 
     /// Reads `"100/s"`, `"30/m"`, `"10/h"` or `"unlimited"`.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
         if text == UNLIMITED {
             return Ok(Self::Unlimited);
         }

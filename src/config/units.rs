@@ -25,7 +25,10 @@ impl ByteSize {
     }
 
     /// Reads `"64KiB"` and the like.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
         amount(text, &SIZE_UNITS).map(Self).ok_or_else(|| {
             format!(
                 "{text:?} is no size; write a whole number and B, KiB, MiB or GiB, such as \"64KiB\""
@@ -105,6 +108,14 @@ impl Period {
         })?;
         Ok(Self(Duration::from_millis(millis)))
     }
+}
+
+/// Reads a length of time, such as `"15s"`, as the configuration does.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    Period::parse(text).map(|Period(time)| time)
 }
 
 /// In milliseconds, largest first.

@@ -1,9 +1,15 @@
 //! The command line. What is read here is right: nothing is checked again.
 
+pub(crate) mod steady;
+
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, value_parser};
+use tidegate::config::{ByteSize, parse_duration};
 
+use self::steady::{
+    ChurnArgs, DatagramArgs, HandshakeArgs, IdleArgs, MigrateArgs, RoundTripArgs, StreamsArgs,
+};
 use crate::{
     echo::MIN_DATAGRAM_BYTES,
     target::{CertificateHash, Url},
@@ -12,7 +18,8 @@ use crate::{
 /// Drives a WebTransport server, checks every byte that comes back, and prints counts and latencies.
 ///
 /// Exit code 0: all was right. 1: something was lost or wrong on streams, a datagram came back wrong, or
-/// a session could not be had (lost datagrams alone do not count). 2: wrong command line.
+/// a session could not be had (lost datagrams alone do not count). 2: wrong command line. 3: a condition of
+/// --slo was missed.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate-load", version)]
 pub(crate) struct Args {
@@ -29,6 +36,20 @@ pub(crate) enum Command {
     /// Each stream sends its bytes, ends its half, and reads back to the server's end; each datagram
     /// carries a sequence number, the time and a pattern, and is matched when it comes back.
     Echo(EchoArgs),
+    /// Round trips: messages on one stream of each session
+    Rr(RoundTripArgs),
+    /// Short streams: open, some bytes, end, echo, end
+    Streams(StreamsArgs),
+    /// Datagrams: rate, loss, order, age
+    Datagram(DatagramArgs),
+    /// Connections: handshake, CONNECT, close
+    Handshake(HandshakeArgs),
+    /// Connections that come, do a little, stay for a while, and go
+    Churn(ChurnArgs),
+    /// Sessions that do nothing, and in the end show that they still can
+    Idle(IdleArgs),
+    /// Round trips while the client's address changes
+    Migrate(MigrateArgs),
 }
 
 /// Arguments of `echo`.
@@ -135,38 +156,34 @@ fn origin(text: &str) -> Result<String, String> {
         .map_err(|_invalid| "not the value of a header field".to_owned())
 }
 
-/// `15s`, `500ms`, `2m`.
+/// `500ms`, `10s`, `2m`.
 fn duration(text: &str) -> Result<Duration, String> {
-    let (number, unit) = split_unit(text)?;
-    let unit = match unit {
-        "ms" => Duration::from_millis(1),
-        "s" => Duration::from_secs(1),
-        "m" => Duration::from_secs(60),
-        _ => return Err("a duration is a number with ms, s or m: 500ms, 10s, 2m".to_owned()),
-    };
-    let factor = u32::try_from(number).map_err(|_large| "too long".to_owned())?;
-    let duration = unit.checked_mul(factor).filter(|duration| !duration.is_zero());
-    duration.ok_or_else(|| "a duration of nothing leaves no time for anything".to_owned())
+    match parse_duration(text)? {
+        Duration::ZERO => Err("a duration of nothing leaves no time for anything".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+/// The same, or nothing at all.
+fn length_or_none(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
 }
 
 /// `1000`, `64KiB`, `4MiB`, `1GiB`.
 fn bytes(text: &str) -> Result<u64, String> {
-    let (number, unit) = split_unit(text)?;
-    let unit = match unit {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return Err("a size is a number, alone or with KiB, MiB or GiB".to_owned()),
-    };
-    number.checked_mul(unit).ok_or_else(|| "too large".to_owned())
+    text.parse().or_else(|_no_bare_number| ByteSize::parse(text).map(|ByteSize(bytes)| bytes))
 }
 
-fn split_unit(text: &str) -> Result<(u64, &str), String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    Ok((number.parse().map_err(|_not_a_number| "it begins with a number".to_owned())?, unit))
+/// The same, within what is kept in memory at once.
+fn message_bytes(text: &str) -> Result<u64, String> {
+    match bytes(text)? {
+        bytes @ 1..=MOST_MESSAGE_BYTES => Ok(bytes),
+        _ => Err(format!("a message has 1 to {MOST_MESSAGE_BYTES} bytes")),
+    }
 }
+
+/// Messages are made as one piece each.
+const MOST_MESSAGE_BYTES: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -174,7 +191,44 @@ mod tests {
 
     fn parse(line: &str) -> Result<EchoArgs, clap::Error> {
         let words = ["tidegate-load", "echo"].into_iter().chain(line.split_whitespace());
-        Args::try_parse_from(words).map(|Args { command: Command::Echo(args) }| args)
+        Args::try_parse_from(words).map(|args| match args.command {
+            Command::Echo(args) => args,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn a_pace_is_open_or_closed_and_of_some_length() {
+        use crate::steady::pace::{Length, Pace};
+
+        let second = Duration::from_secs(1);
+        let course = |line: &str| {
+            let line = format!("tidegate-load rr --url https://localhost/ --insecure {line}");
+            Args::try_parse_from(line.split_whitespace()).map(|args| match args.command {
+                Command::Rr(args) => args.steady.pace.course(),
+                other => panic!("{other:?}"),
+            })
+        };
+        let usual = course("").unwrap();
+        assert_eq!((usual.pace, usual.warmup), (Pace::Closed { depth: 1 }, second));
+        assert_eq!(usual.length, Length::For(10 * second));
+        let open = course("--rate 30/m --count 7 --warmup 0s").unwrap();
+        assert_eq!(open.pace, Pace::Open { events: 30, per: 60 * second });
+        assert_eq!((open.length, open.warmup), (Length::Count(7), Duration::ZERO));
+
+        for wrong in [
+            "--rate 5",
+            "--rate 0/s",
+            "--rate unlimited",
+            "--rate 5/s --depth 2",
+            "--count 5 --duration 5s",
+            "--size 0",
+            "--size 2MiB",
+            "--slo p99",
+            "--json --csv",
+        ] {
+            assert!(course(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! the client has ended its half, and each datagram once.
 
 mod datagrams;
-mod ledger;
-mod stream;
+pub(crate) mod ledger;
+pub(crate) mod stream;
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -51,10 +51,15 @@ impl Echo {
             datagram_bytes: args.datagram_bytes.into(),
             datagrams_in_flight: in_flight.max(1),
             datagram_timeout: args.datagram_timeout,
-            run: RandomState::new().hash_one(std::process::id()),
+            run: name_of_run(),
             epoch: Instant::now(),
         }
     }
+}
+
+/// A number that no other run has.
+pub(crate) fn name_of_run() -> u64 {
+    RandomState::new().hash_one(std::process::id())
 }
 
 impl Scenario for Echo {

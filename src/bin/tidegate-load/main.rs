@@ -4,19 +4,23 @@
 //!
 //! ```text
 //! args -> target        what was asked, and of whom
-//! run                   worker threads -> client sockets -> connections -> sessions
-//!     echo              a scenario: what one session does, and what must come back
-//!     tally             what was counted and measured, one tally per worker
+//! run                   worker threads -> client sockets -> connections -> sessions, so many in all
+//!     echo              what one session does, and what must come back
+//! steady                lanes that do operations, for a time or a number of them
+//!     pace              when each is due
+//!     round_trips ...   what one operation is
+//!     slo               what the run is held to
+//! tally                 what was counted and measured, one tally per worker
 //! progress              one line on a terminal while it runs
 //! report                what the tallies say in the end, as text or JSON
 //! ```
 //!
-//! A scenario is one file (and a directory) that implements [`run::Scenario`], with its arguments in
-//! `args`; driving, counting and reporting are the same for all.
+//! `echo` asks whether all is right, and the others, which implement [`steady::Work`], how long it takes.
+//! Each has its arguments in `args`; driving, counting and reporting are the same for all.
 //!
 //! Exit codes: 0, everything was done and was right; 1, something was lost or wrong on a stream, a
-//! datagram came back wrong, or a session could not be had; 2, the command line is wrong. Lost datagrams
-//! alone are reported and do not fail a run: datagrams may be lost.
+//! datagram came back wrong, or a session could not be had; 2, the command line is wrong; 3, a condition of
+//! `--slo` was missed. Lost datagrams alone are reported and do not fail a run: datagrams may be lost.
 
 mod args;
 mod echo;
@@ -24,35 +28,66 @@ mod pattern;
 mod progress;
 mod report;
 mod run;
+mod steady;
 mod tally;
 mod target;
 
 use std::{
+    fs::File,
     io::{self, IsTerminal, Write},
+    num::NonZeroU32,
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{CommandFactory, Parser};
 use tidegate::client::Trust;
+use tokio::time::Instant;
 
 use self::{
-    args::{Args, Command, EchoArgs, TrustArgs},
-    echo::Echo,
-    progress::Live,
+    args::{
+        Args, Command, EchoArgs, LoadArgs, TargetArgs, TrustArgs,
+        steady::{DatagramArgs, IdleArgs, PaceArgs, ResultArgs, SteadyArgs},
+    },
+    echo::{Echo, name_of_run},
+    progress::{Live, LivePace},
     report::Report,
     run::Load,
+    steady::{
+        Work, connects::Connects, datagrams::Datagrams, idle::Idle, round_trips::RoundTrips,
+        streams::Streams,
+    },
     target::Target,
 };
 
 fn main() -> ExitCode {
-    let Args { command: Command::Echo(args) } = Args::parse();
-    let trust = match trust(&args.target.trust) {
-        Ok(trust) => trust,
-        Err(problem) => Args::command().error(clap::error::ErrorKind::Io, problem).exit(),
+    let done = match Args::parse().command {
+        Command::Echo(args) => echo(&args),
+        Command::Rr(args) => steady("rr", &args.steady, &round_trips(args.size, None)),
+        Command::Migrate(args) => {
+            steady("migrate", &args.steady, &round_trips(args.size, Some(args.every)))
+        }
+        Command::Streams(args) => {
+            let work = Streams { stream_bytes: args.bytes, run: name_of_run() };
+            steady("streams", &args.steady, &work)
+        }
+        Command::Datagram(args) => steady("datagram", &args.steady, &datagrams(&args)),
+        Command::Handshake(args) => {
+            let (stream_bytes, hold) = (None, Duration::ZERO);
+            let work = Connects { stream_bytes, hold, run: name_of_run() };
+            steady("handshake", &args.steady, &work)
+        }
+        Command::Churn(args) => {
+            let (stream_bytes, hold) = (Some(args.bytes), args.hold);
+            let work = Connects { stream_bytes, hold, run: name_of_run() };
+            steady("churn", &args.steady, &work)
+        }
+        Command::Idle(args) => idle(args),
     };
-    match echo(&args, trust) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+    match done {
+        Ok(Outcome::Right) => ExitCode::SUCCESS,
+        Ok(Outcome::Wrong) => ExitCode::FAILURE,
+        Ok(Outcome::Missed) => ExitCode::from(MISSED),
         Err(problem) => {
             // Nothing can be done if there is nobody to tell.
             _ = writeln!(io::stderr(), "tidegate-load: {problem}");
@@ -61,23 +96,109 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the scenario and prints its report. Whether all was right.
-fn echo(args: &EchoArgs, trust: Trust) -> Result<bool, String> {
-    let url = &args.target.url;
-    let target = Target::resolve(url, trust).map_err(|e| format!("cannot resolve {url}: {e}"))?;
-    let load = Load::new(target, &args.target, &args.load);
-    let scenario = Echo::new(args, load.sessions_at_once());
-    raise_descriptor_limit(&load)?;
+/// Exit code of a run that was right but missed a condition of `--slo`.
+const MISSED: u8 = 3;
 
-    let live = (io::stderr().is_terminal() && !args.output.quiet)
-        .then(|| Live::new(load.sessions, args.streams, args.datagrams));
+/// What a run came to.
+enum Outcome {
+    Right,
+    Wrong,
+    Missed,
+}
+
+/// Runs `echo` and prints its report.
+fn echo(args: &EchoArgs) -> Result<Outcome, String> {
+    let load = load(&args.target, &args.load)?;
+    let scenario = Echo::new(args, load.sessions_at_once());
+
+    let live =
+        watched(args.output.quiet).then(|| Live::new(load.sessions, args.streams, args.datagrams));
     let done = run::run(&load, &scenario, live).map_err(|e| format!("cannot begin: {e}"))?;
 
     let report = Report::new(&load, args, &done);
-    let text = if args.output.json { report.to_json() } else { report.to_string() };
-    let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{text}").map_err(|e| format!("cannot write the report: {e}"))?;
-    Ok(report.ok)
+    print(&if args.output.json { report.to_json() } else { report.to_string() })?;
+    Ok(if report.ok { Outcome::Right } else { Outcome::Wrong })
+}
+
+fn round_trips(message_bytes: u64, moves_every: Option<Duration>) -> RoundTrips {
+    RoundTrips { message_bytes, moves_every, run: name_of_run() }
+}
+
+fn datagrams(args: &DatagramArgs) -> Datagrams {
+    Datagrams {
+        payload_bytes: args.size.into(),
+        timeout: args.datagram_timeout,
+        run: name_of_run(),
+        epoch: Instant::now(),
+    }
+}
+
+/// Runs `idle`: a closed loop, in which each session does a single thing in the end.
+fn idle(args: IdleArgs) -> Result<Outcome, String> {
+    let IdleArgs { target, fleet, results, duration } = args;
+    let pace = PaceArgs {
+        rate: None,
+        depth: NonZeroU32::MIN,
+        duration,
+        count: None,
+        warmup: Duration::ZERO,
+    };
+    let args = SteadyArgs { target, fleet, pace, results };
+    steady("idle", &args, &Idle { run: name_of_run() })
+}
+
+/// Runs a scenario of operations at a pace and prints its report.
+fn steady(name: &'static str, args: &SteadyArgs, work: &impl Work) -> Result<Outcome, String> {
+    let load = load(&args.target, &args.fleet.load())?;
+    let (course, results) = (args.pace.course(), &args.results);
+    // Now, so that a file that cannot be written costs no run.
+    let hdr = results.hdr.as_ref().map(|path| {
+        File::create(path).map_err(|e| format!("cannot write --hdr {}: {e}", path.display()))
+    });
+    let hdr = hdr.transpose()?;
+
+    let live = watched(results.quiet).then(LivePace::new);
+    let done = steady::engine::run(&load, course, work, live);
+    let done = done.map_err(|e| format!("cannot begin: {e}"))?;
+
+    let slos = results.slo.as_ref().map_or(&[][..], |slos| &slos.0);
+    let report = steady::report::Report::new((name, &load), &course, &done, slos);
+    if let Some(mut file) = hdr {
+        let written = file.write_all(report.to_hgrm().as_bytes());
+        written.map_err(|e| format!("cannot write --hdr: {e}"))?;
+    }
+    print(&match results {
+        ResultArgs { json: true, .. } => report.to_json(),
+        ResultArgs { csv: true, .. } => report.to_csv(),
+        _ => report.to_string(),
+    })?;
+    Ok(match report {
+        _ if !report.ok => Outcome::Wrong,
+        _ if report.missed() => Outcome::Missed,
+        _ => Outcome::Right,
+    })
+}
+
+/// Whether somebody looks on, and wants to.
+fn watched(quiet: bool) -> bool {
+    io::stderr().is_terminal() && !quiet
+}
+
+fn print(text: &str) -> Result<(), String> {
+    writeln!(io::stdout().lock(), "{text}").map_err(|e| format!("cannot write the report: {e}"))
+}
+
+/// What is driven, with descriptors enough for it.
+fn load(target: &TargetArgs, args: &LoadArgs) -> Result<Load, String> {
+    let trust = match trust(&target.trust) {
+        Ok(trust) => trust,
+        Err(problem) => Args::command().error(clap::error::ErrorKind::Io, problem).exit(),
+    };
+    let url = &target.url;
+    let resolved = Target::resolve(url, trust).map_err(|e| format!("cannot resolve {url}: {e}"))?;
+    let load = Load::new(resolved, target, args);
+    raise_descriptor_limit(&load)?;
+    Ok(load)
 }
 
 fn trust(args: &TrustArgs) -> Result<Trust, String> {

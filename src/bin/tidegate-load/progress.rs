@@ -77,6 +77,49 @@ impl Live {
     }
 }
 
+/// The line of a run at a pace.
+#[derive(Debug)]
+pub(crate) struct LivePace {
+    begun: Instant,
+    last: (Instant, u64, u64),
+}
+
+impl LivePace {
+    /// A line that begins now.
+    pub(crate) fn new() -> Self {
+        let now = Instant::now();
+        Self { begun: now, last: (now, 0, 0) }
+    }
+
+    /// Draws the line anew.
+    pub(crate) fn draw(&mut self, workers: &[Arc<Counters>]) {
+        let line = self.line(workers, Instant::now());
+        // As above.
+        _ = write!(io::stderr(), "{CLEAR}{line}");
+    }
+
+    /// Takes the line away.
+    pub(crate) fn clear(self) {
+        // As above.
+        _ = write!(io::stderr(), "{CLEAR}");
+    }
+
+    fn line(&mut self, workers: &[Arc<Counters>], now: Instant) -> String {
+        let get = |counter: fn(&Counters) -> &Counter| sum(workers, counter);
+        let (operations, bytes) = (get(|c| &c.operations), get(|c| &c.operation_bytes));
+        let (then, operations_then, bytes_then) =
+            std::mem::replace(&mut self.last, (now, operations, bytes));
+        format!(
+            "{:.1}s  connections {}  operations {operations}  {:.0}/s  {}/s  errors {}",
+            (now - self.begun).as_secs_f64(),
+            get(|c| &c.connections),
+            per_second(operations - operations_then, now - then),
+            human_bytes(per_second(bytes - bytes_then, now - then)),
+            get(|c| &c.failures),
+        )
+    }
+}
+
 /// A rate; nothing per second if no time has passed.
 pub(crate) fn per_second(count: u64, time: Duration) -> f64 {
     let seconds = time.as_secs_f64();
@@ -86,6 +129,23 @@ pub(crate) fn per_second(count: u64, time: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_line_of_a_pace_says_how_fast_it_is_now() {
+        let mut live = LivePace::new();
+        let workers: [Arc<Counters>; 2] = Default::default();
+        workers[0].connections.add(4);
+        workers[1].operations.add(100);
+        live.line(&workers, live.begun + Duration::from_secs(1));
+        workers[0].operations.add(50);
+        workers[0].operation_bytes.add(4096);
+        workers[1].failures.inc();
+
+        assert_eq!(
+            live.line(&workers, live.begun + Duration::from_secs(3)),
+            "3.0s  connections 4  operations 150  25/s  2.0 KiB/s  errors 1"
+        );
+    }
 
     #[test]
     fn the_line_says_how_far_it_is_and_how_fast_now() {

@@ -180,7 +180,10 @@ impl Report {
                 checked,
                 checked_per_second: per_second(checked, done.duration),
             },
-            datagrams: datagrams(load, args, &done.totals),
+            datagrams: DatagramCounts::of(
+                &done.totals,
+                u64::from(load.sessions) * u64::from(args.datagrams),
+            ),
             latency_us: latencies(&done.totals),
             errors: errors(&done.totals),
         };
@@ -205,19 +208,22 @@ impl Report {
     }
 }
 
-fn datagrams(load: &Load, args: &EchoArgs, totals: &Totals) -> DatagramCounts {
-    let get = |counter: fn(&Counters) -> &Counter| totals.sum(counter);
-    let (sent, returned) = (get(|c| &c.datagrams_sent), get(|c| &c.datagrams_returned));
-    DatagramCounts {
-        asked: u64::from(load.sessions) * u64::from(args.datagrams),
-        sent,
-        returned,
-        lost: sent - returned,
-        late: get(|c| &c.datagrams_late),
-        reordered: get(|c| &c.datagrams_reordered),
-        duplicated: get(|c| &c.datagrams_duplicated),
-        wrong: get(|c| &c.datagrams_wrong),
-        unsent: get(|c| &c.datagrams_unsent),
+impl DatagramCounts {
+    /// What became of so many.
+    pub(crate) fn of(totals: &Totals, asked: u64) -> Self {
+        let get = |counter: fn(&Counters) -> &Counter| totals.sum(counter);
+        let (sent, returned) = (get(|c| &c.datagrams_sent), get(|c| &c.datagrams_returned));
+        Self {
+            asked,
+            sent,
+            returned,
+            lost: sent - returned,
+            late: get(|c| &c.datagrams_late),
+            reordered: get(|c| &c.datagrams_reordered),
+            duplicated: get(|c| &c.datagrams_duplicated),
+            wrong: get(|c| &c.datagrams_wrong),
+            unsent: get(|c| &c.datagrams_unsent),
+        }
     }
 }
 
@@ -231,7 +237,7 @@ fn latencies(totals: &Totals) -> Latencies {
     }
 }
 
-fn errors(totals: &Totals) -> Vec<ErrorGroup> {
+pub(crate) fn errors(totals: &Totals) -> Vec<ErrorGroup> {
     let groups = totals.failures().iter().map(|(kind, failures)| ErrorGroup {
         kind: kind.to_string(),
         count: failures.count,
@@ -327,7 +333,7 @@ impl Display for Latency {
 }
 
 /// Microseconds in the unit that leaves three or four digits.
-fn human_time(micros: u64) -> String {
+pub(crate) fn human_time(micros: u64) -> String {
     match micros {
         0..1_000 => format!("{micros} us"),
         1_000..1_000_000 => format!("{:.2} ms", micros as f64 / 1e3),
@@ -366,7 +372,9 @@ mod tests {
 
     /// A run in which all was right, but for what `change` does.
     fn report(change: impl Fn(&Tally)) -> Report {
-        let Args { command: Command::Echo(args) } = Args::parse_from(LINE.split_whitespace());
+        let Command::Echo(args) = Args::parse_from(LINE.split_whitespace()).command else {
+            panic!("the line is of echo");
+        };
         let trust = tidegate::client::Trust::DangerAcceptAny;
         let target = Target::resolve(&args.target.url, trust).unwrap();
         let load = Load::new(target, &args.target, &args.load);

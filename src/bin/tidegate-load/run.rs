@@ -90,8 +90,22 @@ impl Load {
         self.sessions.div_ceil(self.per_connection)
     }
 
+    /// Binds the client sockets of a worker. They live on its runtime.
+    pub(crate) fn endpoints(&self, worker: u32) -> io::Result<Vec<Endpoint>> {
+        let local = match self.target.address {
+            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        };
+        let mut options = Options::new(self.target.trust.clone());
+        options.connect_timeout = self.timeout;
+        // Long enough that a stalled stream is told as such before its connection is.
+        options.idle_timeout = options.idle_timeout.max(self.timeout.saturating_mul(2));
+        let sockets = part(self.sockets, self.threads, worker);
+        (0..sockets).map(|_| Endpoint::bind(local, &options)).collect()
+    }
+
     /// The numbers of a connection's sessions.
-    fn sessions_of(&self, connection: u32) -> Range<u32> {
+    pub(crate) fn sessions_of(&self, connection: u32) -> Range<u32> {
         let first = connection * self.per_connection;
         first..first.saturating_add(self.per_connection).min(self.sessions)
     }
@@ -187,7 +201,7 @@ impl Worker<'_> {
 
     async fn drive(&self, scenario: &impl Scenario) -> io::Result<Finish> {
         let load = self.load;
-        let endpoints = self.endpoints()?;
+        let endpoints = load.endpoints(self.index)?;
         let at_once = part(load.connections_at_once, load.threads, self.index);
         let mine = (self.index..load.connections()).step_by(load.threads as usize);
         let work = stream::iter(mine.zip(endpoints.iter().cycle()))
@@ -206,35 +220,15 @@ impl Worker<'_> {
         Ok(Finish { at, interrupted })
     }
 
-    fn endpoints(&self) -> io::Result<Vec<Endpoint>> {
-        let load = self.load;
-        let local = match load.target.address {
-            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-        };
-        let mut options = Options::new(load.target.trust.clone());
-        options.connect_timeout = load.timeout;
-        // Long enough that a stalled stream is told as such before its connection is.
-        options.idle_timeout = options.idle_timeout.max(load.timeout.saturating_mul(2));
-        let sockets = part(load.sockets, load.threads, self.index);
-        (0..sockets).map(|_| Endpoint::bind(local, &options)).collect()
-    }
-
     async fn connection(&self, endpoint: &Endpoint, number: u32, scenario: &impl Scenario) {
-        let target = &self.load.target;
         let sessions = self.load.sessions_of(number);
-        let begun = Instant::now();
-        let connection = match endpoint.connect(target.address, &target.server_name).await {
+        let connection = match connect(endpoint, self.load, &self.tally).await {
             Ok(connection) => connection,
-            Err(error) => {
-                let what = format!("connection {number}: {}", chain(&error));
-                self.tally.failed(Failure::new(Kind::Handshake, what));
-                self.tally.count().connections_failed.inc();
+            Err(Failure { kind, what }) => {
+                self.tally.failed(Failure::new(kind, format!("connection {number}: {what}")));
                 return self.tally.count().sessions_failed.add(sessions.len() as u64);
             }
         };
-        self.tally.took(Timed::Handshake, begun.elapsed());
-        self.tally.count().connections.inc();
         let at_once = self.load.at_once_per_connection as usize;
         stream::iter(sessions)
             .for_each_concurrent(at_once, |number| self.session(&connection, number, scenario))
@@ -242,7 +236,7 @@ impl Worker<'_> {
     }
 
     async fn session(&self, connection: &Connection, number: u32, scenario: &impl Scenario) {
-        let done = match self.open(connection).await {
+        let done = match open_session(connection, self.load, &self.tally).await {
             Ok(session) => self.work(connection, session, number, scenario).await,
             Err(failure) => Err(failure),
         };
@@ -254,29 +248,6 @@ impl Worker<'_> {
                 self.tally.count().sessions_failed.inc();
             }
         }
-    }
-
-    async fn open(&self, connection: &Connection) -> Result<Session, Failure> {
-        let load = self.load;
-        let begun = Instant::now();
-        let asked = connection.open_session(&load.target.url, &load.request);
-        let session = match timeout(load.timeout, asked).await {
-            Ok(Ok(session)) => session,
-            Ok(Err(refused)) => {
-                let kind = match refused {
-                    Refused::Status { status, .. } => Kind::SessionRefused(status),
-                    Refused::Request(_) | Refused::Stream(_) => Kind::SessionUnanswered,
-                };
-                return Err(Failure::new(kind, chain(&refused)));
-            }
-            Err(_elapsed) => {
-                let what = format!("no answer in {:?}", load.timeout);
-                return Err(Failure::new(Kind::SessionUnanswered, what));
-            }
-        };
-        self.tally.took(Timed::Session, begun.elapsed());
-        self.tally.count().sessions_opened.inc();
-        Ok(session)
     }
 
     async fn work(
@@ -291,21 +262,78 @@ impl Worker<'_> {
             () = scenario.drive(&session, number, &self.tally) => {}
             // The streams and datagrams under way are neither completed nor failed.
             closed = session.closed() => {
-                return Err(Failure::new(Kind::SessionCut, ending(connection, &closed)));
+                return Err(cut(connection, &closed));
             }
         }
-        match session.close(0, "").await {
-            Closed::ByServer { code: 0, .. } => Ok(()),
-            // Servers of one session to a connection answer by ending the connection without error, and
-            // may reset the session's own stream just before.
-            Closed::Reset(H3_NO_ERROR) => Ok(()),
-            Closed::Lost if closed_without_error(connection) => Ok(()),
-            Closed::Unanswered => {
-                Err(Failure::new(Kind::CloseUnanswered, "the server did not answer its end"))
-            }
-            closed => Err(Failure::new(Kind::SessionCut, ending(connection, &closed))),
+        close(connection, session).await
+    }
+}
+
+/// Makes a connection and counts it.
+pub(crate) async fn connect(
+    endpoint: &Endpoint,
+    load: &Load,
+    tally: &Tally,
+) -> Result<Connection, Failure> {
+    let begun = Instant::now();
+    match endpoint.connect(load.target.address, &load.target.server_name).await {
+        Ok(connection) => {
+            tally.took(Timed::Handshake, begun.elapsed());
+            tally.count().connections.inc();
+            Ok(connection)
+        }
+        Err(error) => {
+            tally.count().connections_failed.inc();
+            Err(Failure::new(Kind::Handshake, chain(&error)))
         }
     }
+}
+
+/// Opens a session and counts it.
+pub(crate) async fn open_session(
+    connection: &Connection,
+    load: &Load,
+    tally: &Tally,
+) -> Result<Session, Failure> {
+    let begun = Instant::now();
+    let asked = connection.open_session(&load.target.url, &load.request);
+    let session = match timeout(load.timeout, asked).await {
+        Ok(Ok(session)) => session,
+        Ok(Err(refused)) => {
+            let kind = match refused {
+                Refused::Status { status, .. } => Kind::SessionRefused(status),
+                Refused::Request(_) | Refused::Stream(_) => Kind::SessionUnanswered,
+            };
+            return Err(Failure::new(kind, chain(&refused)));
+        }
+        Err(_elapsed) => {
+            let what = format!("no answer in {:?}", load.timeout);
+            return Err(Failure::new(Kind::SessionUnanswered, what));
+        }
+    };
+    tally.took(Timed::Session, begun.elapsed());
+    tally.count().sessions_opened.inc();
+    Ok(session)
+}
+
+/// Ends a session, which the server has to answer.
+pub(crate) async fn close(connection: &Connection, session: Session) -> Result<(), Failure> {
+    match session.close(0, "").await {
+        Closed::ByServer { code: 0, .. } => Ok(()),
+        // Servers of one session to a connection answer by ending the connection without error, and
+        // may reset the session's own stream just before.
+        Closed::Reset(H3_NO_ERROR) => Ok(()),
+        Closed::Lost if closed_without_error(connection) => Ok(()),
+        Closed::Unanswered => {
+            Err(Failure::new(Kind::CloseUnanswered, "the server did not answer its end"))
+        }
+        closed => Err(cut(connection, &closed)),
+    }
+}
+
+/// A session that has ended otherwise than it should.
+pub(crate) fn cut(connection: &Connection, closed: &Closed) -> Failure {
+    Failure::new(Kind::SessionCut, ending(connection, closed))
 }
 
 fn closed_without_error(connection: &Connection) -> bool {

@@ -65,6 +65,12 @@ pub(crate) struct Counters {
     pub(crate) datagrams_wrong: Counter,
     /// Datagrams that could not be sent.
     pub(crate) datagrams_unsent: Counter,
+    /// Operations of a steady scenario that began after its warm-up.
+    pub(crate) operations_begun: Counter,
+    /// Those of them that are over and were right.
+    pub(crate) operations: Counter,
+    /// Payload that came back right while it was measured.
+    pub(crate) operation_bytes: Counter,
     /// Failures of every kind.
     pub(crate) failures: Counter,
 }
@@ -80,9 +86,16 @@ pub(crate) enum Timed {
     Stream,
     /// From the sending of a datagram to its return; lost and late ones are not in it.
     Datagram,
+    /// An operation of a steady scenario, from when it was due.
+    Operation,
+    /// From when an operation was due to when this program came to it.
+    Late,
 }
 
 impl Timed {
+    /// How many there are.
+    const COUNT: usize = Self::Late as usize + 1;
+
     /// The word for reports.
     pub(crate) const fn word(self) -> &'static str {
         match self {
@@ -90,6 +103,8 @@ impl Timed {
             Self::Session => "session",
             Self::Stream => "stream",
             Self::Datagram => "datagram",
+            Self::Operation => "operation",
+            Self::Late => "late",
         }
     }
 }
@@ -135,6 +150,8 @@ pub(crate) enum Kind {
     DatagramWrong,
     /// Datagrams could not be sent.
     DatagramUnsent,
+    /// Operations of a lane did not get on.
+    Unanswered,
 }
 
 impl Display for Kind {
@@ -156,6 +173,7 @@ impl Display for Kind {
             Self::StreamStalled => "stream-stalled",
             Self::DatagramWrong => "datagram-wrong",
             Self::DatagramUnsent => "datagram-unsent",
+            Self::Unanswered => "unanswered",
         })
     }
 }
@@ -185,7 +203,7 @@ pub(crate) struct Failures {
 #[derive(Debug)]
 pub(crate) struct Tally {
     counters: Arc<Counters>,
-    times: RefCell<[Times; 4]>,
+    times: RefCell<[Times; Timed::COUNT]>,
     failures: RefCell<BTreeMap<Kind, Failures>>,
 }
 
@@ -219,7 +237,7 @@ impl Tally {
 #[derive(Debug)]
 pub(crate) struct Totals {
     counters: Vec<Arc<Counters>>,
-    times: [Times; 4],
+    times: [Times; Timed::COUNT],
     failures: BTreeMap<Kind, Failures>,
 }
 

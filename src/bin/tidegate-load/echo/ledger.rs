@@ -25,7 +25,7 @@ const HEADER_BYTES: usize = 24;
 
 /// The datagrams of one session.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(crate) struct Ledger {
     tag: u64,
     epoch: Instant,
     payload_bytes: usize,
@@ -48,7 +48,7 @@ struct Sent {
 
 /// What a datagram that came is.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Arrival {
+pub(crate) enum Arrival {
     /// It is back. With its time, unless that was over; `overtaken` by a later one or not.
     Returned { time: Option<Duration>, overtaken: bool },
     /// It was back already.
@@ -58,7 +58,7 @@ pub(super) enum Arrival {
 }
 
 impl Ledger {
-    pub(super) fn new(tag: u64, epoch: Instant, payload_bytes: usize, timeout: Duration) -> Self {
+    pub(crate) fn new(tag: u64, epoch: Instant, payload_bytes: usize, timeout: Duration) -> Self {
         Self {
             tag,
             epoch,
@@ -73,39 +73,39 @@ impl Ledger {
     }
 
     /// Datagrams sent so far.
-    pub(super) fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         self.oldest + self.recent.len() as u64
     }
 
     /// Datagrams on their way.
-    pub(super) fn in_flight(&self) -> u32 {
+    pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight
     }
 
     /// The payload of the next datagram, if it were sent now.
-    pub(super) fn next_payload(&self, now: Instant) -> Vec<u8> {
+    pub(crate) fn next_payload(&self, now: Instant) -> Vec<u8> {
         self.payload(self.sent(), self.micros(now))
     }
 
     /// Notes that the next datagram was sent with the payload of `at`.
-    pub(super) fn note_sent(&mut self, at: Instant) {
+    pub(crate) fn note_sent(&mut self, at: Instant) {
         let micros = self.micros(at);
         self.recent.push_back(Sent { at, micros, returned: false });
         self.in_flight += 1;
     }
 
     /// When the next datagram's time is over, if one is on its way.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         self.recent.front().map(|oldest| oldest.at + self.timeout)
     }
 
     /// Gives up those whose time is over.
-    pub(super) fn expire(&mut self, now: Instant) {
+    pub(crate) fn expire(&mut self, now: Instant) {
         self.forget_while(|sent, timeout| sent.returned || now >= sent.at + timeout);
     }
 
     /// Says what a datagram is that came, and notes it.
-    pub(super) fn arrived(&mut self, payload: &[u8], now: Instant) -> Arrival {
+    pub(crate) fn arrived(&mut self, payload: &[u8], now: Instant) -> Arrival {
         let Some((sequence, micros)) = self.read_header(payload) else {
             return Arrival::Wrong("its header is not one of this session's".to_owned());
         };

@@ -28,7 +28,7 @@ pub(super) async fn echo(
     tally: &Tally,
 ) {
     let pattern = Pattern::new(&[echo.run, session_number.into(), stream_number.into()]);
-    match attempt(echo, session, pattern, tally).await {
+    match attempt(session, pattern, echo.stream_bytes, echo.stream_timeout, tally.count()).await {
         Ok(time) => {
             tally.took(Timed::Stream, time);
             tally.count().streams_completed.inc();
@@ -42,31 +42,37 @@ pub(super) async fn echo(
     }
 }
 
+/// Opens a stream, if there is credit for it in time.
+pub(crate) async fn open(
+    session: &Session,
+    patience: Duration,
+) -> Result<(SendStream, RecvStream), Failure> {
+    match timeout(patience, session.open_bidi()).await {
+        Ok(opened) => opened.map_err(|error| broken("not opened", error)),
+        Err(_elapsed) => {
+            let what = format!("no credit to open it in {patience:?}");
+            Err(Failure::new(Kind::StreamLost, what))
+        }
+    }
+}
+
+/// Sends so many bytes of the pattern on a stream of its own, and checks what comes back. A stream on which no
+/// byte moves for `patience` has failed.
+///
 /// The time from the stream's opening to the server's end; the wait for credit is not in it.
-async fn attempt(
-    echo: &Echo,
+pub(crate) async fn attempt(
     session: &Session,
     pattern: Pattern,
-    tally: &Tally,
+    length: u64,
+    patience: Duration,
+    count: &Counters,
 ) -> Result<Duration, Failure> {
-    let opened = timeout(echo.stream_timeout, session.open_bidi()).await;
-    let (mut send, mut recv) = match opened {
-        Ok(opened) => opened.map_err(|error| broken("not opened", error))?,
-        Err(_elapsed) => {
-            let what = format!("no credit to open it in {:?}", echo.stream_timeout);
-            return Err(Failure::new(Kind::StreamLost, what));
-        }
-    };
+    let (mut send, mut recv) = open(session, patience).await?;
     let begun = Instant::now();
-    let transfer = Transfer {
-        pattern,
-        length: echo.stream_bytes,
-        moved: Cell::new(begun),
-        count: tally.count(),
-    };
+    let transfer = Transfer { pattern, length, moved: Cell::new(begun), count };
     let done = tokio::select! {
         done = try_join(transfer.send(&mut send), transfer.check(&mut recv)) => done.map(drop),
-        failure = transfer.stalled(echo.stream_timeout) => Err(failure),
+        failure = transfer.stalled(patience) => Err(failure),
     };
     if done.is_err() {
         // Dropped as it is, the stream would end like one that was sent whole.
@@ -137,7 +143,12 @@ impl Transfer<'_> {
 }
 
 /// Whether what came at `offset` is what belongs there.
-fn check_chunk(pattern: Pattern, length: u64, offset: u64, chunk: &[u8]) -> Result<(), Failure> {
+pub(crate) fn check_chunk(
+    pattern: Pattern,
+    length: u64,
+    offset: u64,
+    chunk: &[u8],
+) -> Result<(), Failure> {
     if let Some(at) = pattern.first_difference(offset, chunk).filter(|at| *at < length) {
         return Err(Failure::new(Kind::StreamWrong, format!("byte {at} of {length} is wrong")));
     }
@@ -148,7 +159,7 @@ fn check_chunk(pattern: Pattern, length: u64, offset: u64, chunk: &[u8]) -> Resu
     Ok(())
 }
 
-fn broken(where_: &str, error: StreamError) -> Failure {
+pub(crate) fn broken(where_: &str, error: StreamError) -> Failure {
     let kind = match error {
         StreamError::Lost | StreamError::SessionGone => Kind::StreamLost,
         StreamError::Ended(code) => Kind::StreamReset(Some(code)),

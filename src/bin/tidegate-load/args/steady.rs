@@ -1,0 +1,222 @@
+//! The command line of the scenarios of operations at a pace.
+
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
+
+use tidegate::config::Rate;
+
+use super::{LoadArgs, TargetArgs, bytes, duration, length_or_none, message_bytes};
+use crate::{
+    echo::MIN_DATAGRAM_BYTES,
+    steady::{
+        engine::Course,
+        pace::{Length, Pace},
+        slo::Slos,
+    },
+};
+
+/// Sessions unless the command line says more.
+const WARMUP: &str = "1s";
+
+/// What all of these scenarios take.
+#[derive(clap::Args, Debug)]
+pub(crate) struct SteadyArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) fleet: FleetArgs,
+    #[command(flatten)]
+    pub(crate) pace: PaceArgs,
+    #[command(flatten)]
+    pub(crate) results: ResultArgs,
+}
+
+/// How many, and from where.
+#[derive(clap::Args, Debug)]
+pub(crate) struct FleetArgs {
+    /// Sessions, all at once; in `handshake` and `churn` connections at once
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) sessions: NonZeroU32,
+    /// Sessions on each QUIC connection
+    #[arg(long, value_name = "S", default_value = "1")]
+    pub(crate) per_connection: NonZeroU32,
+    /// Client sockets that the connections share; a server with several workers spreads by them
+    /// [default: one for each connection, 16 at most]
+    #[arg(long, value_name = "N")]
+    pub(crate) sockets: Option<NonZeroU32>,
+    /// Threads [default: one for each processor]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroU32>,
+    /// How long a connection or a session may take to begin, and operations to get on: 500ms, 10s
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+impl FleetArgs {
+    /// As the arguments of a load whose sessions are all there at once.
+    pub(crate) fn load(&self) -> LoadArgs {
+        LoadArgs {
+            sessions: self.sessions.get(),
+            concurrency: self.sessions,
+            per_connection: self.per_connection,
+            sockets: self.sockets,
+            threads: self.threads,
+            timeout: self.timeout,
+        }
+    }
+}
+
+/// When operations begin, and how long that goes on.
+#[derive(clap::Args, Debug)]
+pub(crate) struct PaceArgs {
+    /// Open loop: operations begin at this rate over all sessions, 2000/s, and are timed from when they
+    /// were due. Without it each begins when another is over
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub(crate) rate: Option<Rate>,
+    /// Closed loop: operations of each session that are under way at once
+    #[arg(long, value_name = "N", default_value = "1", conflicts_with = "rate")]
+    pub(crate) depth: NonZeroU32,
+    /// How long is measured
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub(crate) duration: Duration,
+    /// How many operations are measured, in place of how long
+    #[arg(long, value_name = "N", conflicts_with = "duration")]
+    pub(crate) count: Option<u64>,
+    /// How long it runs before that, unmeasured
+    #[arg(long, value_name = "DURATION", default_value = WARMUP, value_parser = length_or_none)]
+    pub(crate) warmup: Duration,
+}
+
+impl PaceArgs {
+    pub(crate) fn course(&self) -> Course {
+        Course {
+            pace: Pace::new(self.rate, self.depth.get()),
+            warmup: self.warmup,
+            length: self.count.map_or(Length::For(self.duration), Length::Count),
+        }
+    }
+}
+
+/// What to print, and what to hold the run to.
+#[derive(clap::Args, Debug)]
+pub(crate) struct ResultArgs {
+    /// Print the report as one JSON object
+    #[arg(long, conflicts_with = "csv")]
+    pub(crate) json: bool,
+    /// Print the main figures as a line of names and a line of figures
+    #[arg(long)]
+    pub(crate) csv: bool,
+    /// Write the distribution of the operations' times, for HdrHistogram's plotter
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hdr: Option<PathBuf>,
+    /// Exit with 3 unless these hold: p99<20ms,loss<0.1%. There are percentiles, mean, max, loss, rate,
+    /// errors
+    #[arg(long, value_name = "CONDITIONS", default_value = None)]
+    pub(crate) slo: Option<Slos>,
+    /// Show no progress, not on a terminal either
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+/// Arguments of `rr`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  tidegate-load rr --url https://127.0.0.1:4433/echo --insecure
+  tidegate-load rr --url https://127.0.0.1:4433/echo --insecure --sessions 100 --rate 2000/s --slo 'p99<20ms'")]
+pub(crate) struct RoundTripArgs {
+    #[command(flatten)]
+    pub(crate) steady: SteadyArgs,
+    /// Bytes of each message
+    #[arg(long, value_name = "B", default_value = "64", value_parser = message_bytes)]
+    pub(crate) size: u64,
+}
+
+/// Arguments of `migrate`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:
+  tidegate-load migrate --url https://127.0.0.1:4433/echo --insecure --sessions 10 --rate 500/s --every 500ms")]
+pub(crate) struct MigrateArgs {
+    #[command(flatten)]
+    pub(crate) steady: SteadyArgs,
+    /// Bytes of each message
+    #[arg(long, value_name = "B", default_value = "64", value_parser = message_bytes)]
+    pub(crate) size: u64,
+    /// How often each client socket is replaced by another one
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    pub(crate) every: Duration,
+}
+
+/// Arguments of `streams`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:
+  tidegate-load streams --url https://127.0.0.1:4433/echo --insecure --sessions 10 --rate 1000/s --bytes 100")]
+pub(crate) struct StreamsArgs {
+    #[command(flatten)]
+    pub(crate) steady: SteadyArgs,
+    /// Bytes of each stream: 100, 64KiB
+    #[arg(long, value_name = "B", default_value = "100", value_parser = bytes)]
+    pub(crate) bytes: u64,
+}
+
+/// Arguments of `datagram`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:
+  tidegate-load datagram --url https://127.0.0.1:4433/echo --insecure --rate 5000/s --slo 'p99<5ms,loss<0.1%'")]
+pub(crate) struct DatagramArgs {
+    #[command(flatten)]
+    pub(crate) steady: SteadyArgs,
+    /// Bytes of each datagram's payload
+    #[arg(long, value_name = "B", default_value_t = 64,
+        value_parser = clap::value_parser!(u16).range(i64::from(MIN_DATAGRAM_BYTES)..))]
+    pub(crate) size: u16,
+    /// A datagram that is not back by then is lost
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
+    pub(crate) datagram_timeout: Duration,
+}
+
+/// Arguments of `handshake`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:
+  tidegate-load handshake --url https://127.0.0.1:4433/echo --insecure --sessions 50 --rate 200/s")]
+pub(crate) struct HandshakeArgs {
+    #[command(flatten)]
+    pub(crate) steady: SteadyArgs,
+}
+
+/// Arguments of `churn`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:
+  tidegate-load churn --url https://127.0.0.1:4433/echo --insecure --sessions 50 --rate 20/s --hold 2s")]
+pub(crate) struct ChurnArgs {
+    #[command(flatten)]
+    pub(crate) steady: SteadyArgs,
+    /// Bytes that each connection has echoed on a stream
+    #[arg(long, value_name = "B", default_value = "1KiB", value_parser = bytes)]
+    pub(crate) bytes: u64,
+    /// How long each connection stays after that
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = length_or_none)]
+    pub(crate) hold: Duration,
+}
+
+/// Arguments of `idle`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:
+  tidegate-load idle --url https://127.0.0.1:4433/echo --insecure --sessions 5000 --duration 60s")]
+pub(crate) struct IdleArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) fleet: FleetArgs,
+    #[command(flatten)]
+    pub(crate) results: ResultArgs,
+    /// How long they are idle
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub(crate) duration: Duration,
+}
+
+/// `2000/s`: a rate, and not none.
+fn rate(text: &str) -> Result<Rate, String> {
+    match Rate::parse(text)? {
+        Rate::Unlimited => Err("without --rate there is no limit".to_owned()),
+        rate => Ok(rate),
+    }
+}
