@@ -23,6 +23,7 @@ mod connection;
 mod dial;
 mod eject;
 mod health;
+mod keeper;
 mod member;
 mod overview;
 mod pin;
@@ -35,6 +36,7 @@ mod roster;
 mod segments;
 mod source;
 mod spp;
+mod takeover;
 mod tend;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -65,6 +67,7 @@ pub use self::{
     client_info::ClientInfo,
     connection::{BackendConnection, BackendReader, BackendWriter},
     dial::DialError,
+    keeper::Keeper,
     member::Endpoint,
     overview::{BackendOverview, EndpointOverview, MemberOverview},
     pin::Pin,
@@ -82,7 +85,6 @@ use self::{
 };
 use crate::{
     config::{self, Balance},
-    lifecycle::Lifecycle,
     metrics::Metrics,
 };
 
@@ -94,8 +96,9 @@ impl Backends {
     /// The backends as configured. Endpoints given by host name have no members until
     /// [`Self::resolve`].
     ///
-    /// Endpoints and members that `previous` has too are taken over with all that is known of them:
-    /// sessions, health, ejections, drains.
+    /// A backend that `previous` has too, with the same settings, is the same one. Endpoints and members
+    /// that `previous` has too are taken over with all that is known of them: sessions, health,
+    /// ejections, drains. Nothing changes for those that serve until [`Self::take_over`].
     pub fn new(
         settings: &BTreeMap<String, Arc<config::Backend>>,
         metrics: &Metrics,
@@ -103,7 +106,11 @@ impl Backends {
         previous: Option<&Self>,
     ) -> Self {
         let backend = |(name, settings): (&String, &Arc<config::Backend>)| {
-            let previous = previous.and_then(|all| all.get(name)).map(Arc::as_ref);
+            let previous = previous.and_then(|all| all.get(name));
+            if let Some(same) = previous.filter(|p| p.settings == *settings) {
+                return (name.clone(), Arc::clone(same));
+            }
+            let previous = previous.map(Arc::as_ref);
             let (settings, resolver) = (Arc::clone(settings), Arc::clone(resolver));
             (name.clone(), Arc::new(Backend::new(settings, metrics, resolver, previous)))
         };
@@ -118,17 +125,6 @@ impl Backends {
     /// Resolves every host name once. To be awaited before serving.
     pub async fn resolve(&self) {
         join_all(self.0.values().map(|backend| backend.resolve())).await;
-    }
-
-    /// Keeps all of them up to date, until the drain of `lifecycle`: resolves names, checks health,
-    /// takes back what was ejected. For the control runtime; at most one set of backends at a time.
-    pub async fn tend(self: Arc<Self>, lifecycle: Lifecycle) {
-        let all = join_all(self.0.values().map(|backend| backend.tend()));
-        tokio::select! {
-            _ = all => {}
-            // A lookup or a check that is cancelled changes nothing.
-            () = lifecycle.draining() => {}
-        }
     }
 }
 
@@ -162,7 +158,8 @@ impl Backend {
         let endpoint = |settings_of: &config::Endpoint| {
             let name = &settings_of.name;
             let known = previous.and_then(|p| p.endpoints.iter().find(|e| e.name() == name));
-            known.map_or_else(|| Arc::new(Endpoint::new(name, &settings.name, metrics)), Arc::clone)
+            let new = || Arc::new(Endpoint::new(settings_of, &settings.name, metrics));
+            known.map_or_else(new, Arc::clone)
         };
         let endpoints: Box<[_]> = settings.endpoints.iter().map(endpoint).collect();
         let sources = Arc::new(Sources::new(&settings.source));
@@ -188,7 +185,9 @@ impl Backend {
             signals: previous.map(|p| Arc::clone(&p.signals)).unwrap_or_default(),
             settings,
         };
-        backend.show();
+        if previous.is_none() {
+            backend.show();
+        }
         backend
     }
 

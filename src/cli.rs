@@ -70,8 +70,8 @@ Environment:
 
 Signals:
   SIGTERM, SIGINT   drain: sessions may end by themselves; a second one stops at once
-  SIGHUP            read the configuration file and its certificates again; certificates change,
-                    sessions go on, and what else has changed waits for a restart
+  SIGHUP            read the configuration file, and the files that it names, again; sessions go on,
+                    and what only a restart can change is named in the log
 
 Exit codes:
   0   clean stop             4    the drain's grace was over and sessions were cut

@@ -15,6 +15,8 @@ mod backend;
 mod credential;
 mod datagram;
 mod destination;
+#[allow(clippy::disallowed_types, reason = "owns toml")]
+mod diff;
 mod effective;
 mod host;
 mod host_pattern;
@@ -42,6 +44,7 @@ pub use self::{
     credential::{ClaimRule, Credential, CredentialKind, SUBJECT, Token, Tokens, Wanted},
     datagram::{DatagramKey, Oversize},
     destination::{Destination, Listed},
+    diff::{Change, Difference},
     host::{HostPort, is_certificate_name},
     host_pattern::{HostPattern, HostPatternError, request_host},
     introduction::{Introduction, ProxyTlv, UdpProxy},
@@ -78,6 +81,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How the process stops.
     pub drain: Drain,
+    /// What another configuration does to sessions that live.
+    pub reload: Reload,
     /// Routes, in the order of the file; no two can match the same host and path equally.
     pub routes: Vec<Route>,
     /// Backends by name.
@@ -302,6 +307,13 @@ impl Default for Drain {
     fn default() -> Self {
         Self { delay: Duration::from_secs(5), grace: Duration::from_secs(300) }
     }
+}
+
+/// What another configuration does to sessions that live.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Reload {
+    /// Whether the sessions of a route that it has not any more are ended. Default false: they go on.
+    pub end_removed: bool,
 }
 
 #[cfg(test)]

@@ -22,7 +22,9 @@ mod admission;
 mod certificate;
 mod cid;
 mod crypto;
+mod expiry;
 mod keys;
+mod listeners;
 mod quic;
 mod runtime;
 mod sample;
@@ -35,27 +37,33 @@ mod tickets;
 mod tls;
 mod worker;
 
-use std::{collections::HashSet, io, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use rustls::pki_types::UnixTime;
+use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
 use self::{
     admission::{Admission, Counts},
-    certificate::Certificate,
     cid::Layout,
     keys::Keys,
     socket::{Buffers, Group},
-    tls::Certificates,
+    tls::{Certificates, Chosen},
     worker::Worker,
 };
 pub use self::{
     certificate::{CertificateError, SelfSigned, self_signed},
+    listeners::{Listeners, Prepared},
     sample::Sampler,
     worker::Workers,
 };
 use crate::{
-    config::{self, CertificateSource, Config, Secret},
+    config::{self, Config, Secret},
     lifecycle::Lifecycle,
     limit::Clients,
     metrics::{ListenerMetrics, Metrics},
@@ -65,13 +73,11 @@ use crate::{
 #[derive(Debug)]
 pub struct Edge {
     addresses: Vec<BoundAddress>,
-    certificates: Vec<CertificateInfo>,
-    listeners: Vec<Arc<Listener>>,
+    listeners: Listeners,
     groups: Vec<(Arc<Listener>, Group)>,
     layout: Layout,
     workers: u8,
     keys: Keys,
-    handshake_timeout: Duration,
 }
 
 /// A connection whose handshake is done, on the worker that serves it.
@@ -105,10 +111,25 @@ pub struct CertificateInfo {
     pub names: Vec<String>,
     /// SHA-256 of the leaf's DER: what `serverCertificateHashes` wants.
     pub sha256: [u8; 32],
+    /// When it begins to be valid, Unix time.
+    pub not_before: i64,
     /// When it ends, Unix time.
     pub not_after: i64,
     /// Whether the gateway made it itself.
     pub self_signed: bool,
+    /// What will come in its place: known ahead where the gateway makes it.
+    pub next: Option<NextCertificate>,
+}
+
+/// A certificate that is not in use yet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct NextCertificate {
+    /// SHA-256 of the leaf's DER.
+    pub sha256: [u8; 32],
+    /// When it begins to be valid, Unix time. It is used an hour later, for clients whose clock is behind.
+    pub not_before: i64,
+    /// When it ends, Unix time.
+    pub not_after: i64,
 }
 
 /// Why the edge cannot be bound or started.
@@ -149,10 +170,18 @@ pub enum EdgeError {
 #[derive(Debug)]
 struct Listener {
     name: Arc<str>,
-    server_config: quinn::ServerConfig,
     certificates: Arc<Certificates>,
-    admission: Admission,
+    live: ArcSwap<Live>,
     metrics: ListenerMetrics,
+}
+
+/// What a configuration can change while it runs. Connections keep what they began with.
+#[derive(Debug)]
+struct Live {
+    server_config: Arc<quinn::ServerConfig>,
+    transport: config::Transport,
+    admission: Admission,
+    handshake_timeout: Duration,
 }
 
 impl Edge {
@@ -167,11 +196,12 @@ impl Edge {
             .map_err(|source| EdgeError::System { what: "make random keys", source })?;
         let wanted = wanted_workers(config.server.workers);
 
-        let (mut listeners, mut certificates, mut groups) = (Vec::new(), Vec::new(), Vec::new());
+        let now = SystemTime::now();
+        let (mut listeners, mut groups) = (Vec::new(), Vec::new());
         for settings in &config.listeners {
-            let loaded = load(settings).map_err(|mut errors| errors.swap_remove(0))?;
-            certificates.extend(announce(&settings.name, &loaded.all, metrics));
-            listeners.push(Arc::new(listener(settings, loaded, config, &keys, metrics)));
+            let chosen = listeners::load(&settings.name, &settings.certificate, now)
+                .map_err(|mut errors| errors.swap_remove(0))?;
+            listeners.push(Arc::new(listener(settings, chosen, config, &keys, metrics)));
         }
         for (settings, listener) in config.listeners.iter().zip(&listeners) {
             for group in bind_all(settings, wanted, &listener.metrics)? {
@@ -184,15 +214,16 @@ impl Edge {
             listener: listener.name.to_string(),
             address: group.address,
         });
+        let listeners = Listeners::new(listeners);
+        listeners.show_expiry(metrics, &[]);
+        listeners.warn_of_expiry(now);
         Ok(Self {
             addresses: addresses.collect(),
-            certificates,
             layout: Layout::new(config.server.config_id, &config.server.server_id, workers),
             listeners,
             groups,
             workers,
             keys,
-            handshake_timeout: config.timeouts.handshake,
         })
     }
 
@@ -201,9 +232,9 @@ impl Edge {
         &self.addresses
     }
 
-    /// The certificates in use, in the order of the configuration.
-    pub fn certificates(&self) -> &[CertificateInfo] {
-        &self.certificates
+    /// The listeners, to be changed while they run.
+    pub fn listeners(&self) -> &Listeners {
+        &self.listeners
     }
 
     /// How many workers there will be: as configured, or one where the kernel cannot steer.
@@ -234,7 +265,6 @@ impl Edge {
                 endpoint_config: quic::endpoint_config(&self.layout, index, &self.keys),
                 counts: Arc::clone(&counts),
                 clients: Arc::clone(clients),
-                handshake_timeout: self.handshake_timeout,
                 lifecycle: lifecycle.clone(),
                 serve: serve.clone(),
             })
@@ -244,52 +274,8 @@ impl Edge {
                 worker.sockets.push((Arc::clone(&listener), socket));
             }
         }
-        Workers::start(workers, self.listeners)
+        Workers::start(workers)
             .map_err(|source| EdgeError::System { what: "start the workers", source })
-    }
-}
-
-impl Workers {
-    /// Reads the certificate files of all running listeners again, and uses them for new handshakes.
-    /// Nothing changes when one of them cannot be used. Listeners that do not run are left out, and so
-    /// are self-signed certificates: clients know them by their hash. Yields the certificates of those
-    /// listeners that have new ones.
-    ///
-    /// # Errors
-    /// Each certificate that cannot be used.
-    pub fn reload_certificates(
-        &self,
-        config: &Config,
-        metrics: &Metrics,
-    ) -> Result<Vec<CertificateInfo>, Vec<EdgeError>> {
-        let (mut reloaded, mut errors) = (Vec::new(), Vec::new());
-        for settings in &config.listeners {
-            let running = self.listeners.iter().find(|running| *running.name == *settings.name);
-            if let (Some(running), CertificateSource::Files(_)) = (running, &settings.certificate) {
-                match load(settings) {
-                    Ok(loaded) => reloaded.push((running, loaded)),
-                    Err(unusable) => errors.extend(unusable),
-                }
-            }
-        }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        let before: Vec<_> = self.certificate_labels().collect();
-        let mut infos = Vec::new();
-        for (listener, Loaded { all, chosen }) in reloaded {
-            listener.certificates.swap(chosen);
-            infos.extend(announce(&listener.name, &all, metrics));
-        }
-        let now: HashSet<_> = self.certificate_labels().collect();
-        for gone in before.iter().filter(|label| !now.contains(*label)) {
-            metrics.forget_certificate(gone);
-        }
-        Ok(infos)
-    }
-
-    fn certificate_labels(&self) -> impl Iterator<Item = String> {
-        self.listeners.iter().flat_map(|listener| listener.certificates.labels())
     }
 }
 
@@ -303,59 +289,35 @@ fn wanted_workers(configured: NonZeroU32) -> u8 {
 
 fn listener(
     settings: &config::Listener,
-    certificates: Loaded,
+    chosen: Chosen,
     config: &Config,
     keys: &Keys,
     metrics: &Metrics,
 ) -> Listener {
-    let certificates = Arc::new(certificates.chosen);
+    let certificates = Arc::new(Certificates::new(chosen));
     let tls = tls::server_config(Arc::clone(&certificates), keys);
+    let server_config = Arc::new(quic::server_config(tls, keys, &settings.transport));
     Listener {
         name: settings.name.as_str().into(),
-        server_config: quic::server_config(tls, keys, &settings.transport),
+        live: ArcSwap::from_pointee(Live::new(server_config, settings, config)),
         certificates,
-        admission: Admission::new(settings.retry, &config.limits),
         metrics: metrics.listener(&settings.name),
     }
 }
 
-/// A listener's certificates, one by one and ready to choose from.
-struct Loaded {
-    all: Vec<Certificate>,
-    chosen: Certificates,
-}
-
-/// # Errors
-/// At least one.
-fn load(settings: &config::Listener) -> Result<Loaded, Vec<EdgeError>> {
-    let unusable = |source| EdgeError::Certificate { listener: settings.name.clone(), source };
-    let all = certificate::load(&settings.name, &settings.certificate)
-        .map_err(|errors| errors.into_iter().map(unusable).collect::<Vec<_>>())?;
-    let chosen = Certificates::new(&all).ok_or_else(|| vec![unusable(CertificateError::None)])?;
-    Ok(Loaded { all, chosen })
-}
-
-/// Says which certificates are in use from now on.
-fn announce(listener: &str, loaded: &[Certificate], metrics: &Metrics) -> Vec<CertificateInfo> {
-    let announce = |certificate: &Certificate| {
-        let Certificate { leaf, label, .. } = certificate;
-        metrics.set_certificate_expiry(label, leaf.not_after);
-        if leaf.not_after < unix_now() {
-            warn!(listener, certificate = %label, "This certificate has ended.");
+impl Live {
+    fn new(
+        server_config: Arc<quinn::ServerConfig>,
+        settings: &config::Listener,
+        config: &Config,
+    ) -> Self {
+        Self {
+            server_config,
+            transport: settings.transport.clone(),
+            admission: Admission::new(settings.retry, &config.limits),
+            handshake_timeout: config.timeouts.handshake,
         }
-        CertificateInfo {
-            listener: listener.to_owned(),
-            names: leaf.names.clone(),
-            sha256: leaf.sha256,
-            not_after: leaf.not_after,
-            self_signed: certificate.self_signed,
-        }
-    };
-    loaded.iter().map(announce).collect()
-}
-
-fn unix_now() -> i64 {
-    i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX)
+    }
 }
 
 /// Binds all addresses of a listener, and says what buffers its sockets got.

@@ -5,20 +5,24 @@
 //! [`Lifecycle`], which drains; the control side (admin, name resolution, health checks) outlives it,
 //! so that the drain can be watched to its end.
 
+mod certificates;
 mod reload;
 mod watch;
 
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::Mutex,
+    time::{sleep, timeout},
+};
 use tracing::{error, info};
 
-pub use self::reload::{ReloadError, Reloaded};
+pub use self::reload::{Live, ReloadError, Reloaded};
 use self::watch::Watch;
 use crate::{
     admin::{Admin, HttpServer, LogFilter},
-    backend::{Backends, Resolve, SystemResolver},
+    backend::{Backends, Keeper, Resolve, SystemResolver},
     config::{self, Config},
     edge::{Accepted, BoundAddress, CertificateInfo, Edge, EdgeError, Workers},
     lifecycle::Lifecycle,
@@ -37,6 +41,7 @@ pub struct Gateway {
     edge: Edge,
     admin: Option<Admin>,
     backends: Arc<Backends>,
+    resolver: Arc<dyn Resolve>,
     log: Option<Arc<dyn LogFilter>>,
 }
 
@@ -66,7 +71,8 @@ impl Gateway {
         });
         let backends = Arc::new(Backends::new(&config.backends, &metrics, &resolver, None));
         backends.resolve().await;
-        Ok(Self { metrics, edge, admin: admin.transpose()?, backends, config, log: None })
+        let admin = admin.transpose()?;
+        Ok(Self { metrics, edge, admin, backends, resolver, config, log: None })
     }
 
     /// Lets operators see and change what the program logs.
@@ -80,12 +86,12 @@ impl Gateway {
     /// # Errors
     /// That the system gave no threads.
     pub fn start(self) -> Result<Running, StartError> {
-        let Self { config, metrics, edge, admin, backends, log } = self;
-        let config = Arc::new(config);
+        let Self { config, metrics, edge, admin, backends, resolver, log } = self;
         let (lifecycle, control) = (Lifecycle::new(), Lifecycle::new());
         let tables = Tables {
             routes: RouteTable::new(&config.routes, &metrics),
             backends: Arc::clone(&backends),
+            end_removed: config.reload.end_removed,
         };
         let sessions = config.limits.sessions;
         let clients = Clients::new(config.limits.per_client.clone(), metrics.clients());
@@ -99,44 +105,48 @@ impl Gateway {
         );
         let context = Arc::new(context);
 
-        let addresses = edge.addresses().to_vec();
-        let certificates = edge.certificates().to_vec();
+        let (addresses, listeners) = (edge.addresses().to_vec(), edge.listeners().clone());
         let services = services(&config, &addresses, &lifecycle, &metrics);
+        let services: Services = Arc::new(ArcSwap::from_pointee(services));
         let serve = {
-            let context = Arc::clone(&context);
+            let (services, context) = (Arc::clone(&services), Arc::clone(&context));
             move |accepted| serve(accepted, Arc::clone(&services), Arc::clone(&context))
         };
         let workers = edge.start(&lifecycle, &clients, serve)?;
 
-        control.spawn(backends.tend(control.clone()));
+        let keeper = Keeper::new(control.clone());
+        keeper.keep(&backends);
+        let live = Arc::new(Live {
+            config: ArcSwap::from_pointee(config),
+            addresses,
+            listeners,
+            services,
+            clients,
+            context: Arc::clone(&context),
+            keeper,
+            resolver,
+            lifecycle: lifecycle.clone(),
+            metrics: metrics.clone(),
+            turn: Mutex::default(),
+        });
+        control.spawn(certificates::look_after(Arc::clone(&live), control.clone()));
         let admin = admin.map(|admin| {
-            let (context, config) = (Arc::clone(&context), Arc::clone(&config));
-            let watch = Watch { sampler: workers.sampler(), context, config, log };
+            let watch = Watch { sampler: workers.sampler(), live: Arc::clone(&live), log };
             admin.run(lifecycle.clone(), metrics.clone(), watch)
         });
-        Ok(Running {
-            addresses,
-            certificates: ArcSwap::from_pointee(certificates),
-            admin,
-            metrics,
-            lifecycle,
-            control,
-            workers,
-            context,
-            config,
-        })
+        Ok(Running { live, admin, metrics, lifecycle, control, workers })
     }
 }
 
-/// What each listener's connections are served with, by its name.
-type Services = Arc<HashMap<SocketAddr, Arc<webtransport::Service>>>;
+/// What the connections of each address are served with. Connections keep what they began with.
+type Services = Arc<ArcSwap<HashMap<SocketAddr, Arc<webtransport::Service>>>>;
 
 fn services(
     config: &Config,
     addresses: &[BoundAddress],
     lifecycle: &Lifecycle,
     metrics: &Metrics,
-) -> Services {
+) -> HashMap<SocketAddr, Arc<webtransport::Service>> {
     let service = |bound: &BoundAddress| {
         let listener = config.listeners.iter().find(|l| l.name == bound.listener)?;
         let service = webtransport::Service {
@@ -155,12 +165,12 @@ fn services(
         };
         Some((bound.address, Arc::new(service)))
     };
-    Arc::new(addresses.iter().filter_map(service).collect())
+    addresses.iter().filter_map(service).collect()
 }
 
 /// Serves one connection, on its worker.
 async fn serve(accepted: Accepted, services: Services, context: Arc<SessionContext>) {
-    let Some(service) = services.get(&accepted.address).cloned() else { return };
+    let Some(service) = services.load().get(&accepted.address).cloned() else { return };
     let lifecycle = service.lifecycle.clone();
     let on_request = move |request| {
         lifecycle.spawn(session::run(request, Arc::clone(&context)));
@@ -224,28 +234,29 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// A gateway that serves.
 #[derive(Debug)]
 pub struct Running {
-    addresses: Vec<BoundAddress>,
-    certificates: ArcSwap<Vec<CertificateInfo>>,
+    live: Arc<Live>,
     admin: Option<HttpServer>,
     metrics: Metrics,
     lifecycle: Lifecycle,
     /// What must outlive the drain.
     control: Lifecycle,
     workers: Workers,
-    context: Arc<SessionContext>,
-    /// As it was started.
-    config: Arc<Config>,
 }
 
 impl Running {
+    /// What another configuration changes.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
     /// The UDP addresses that were bound, with real ports.
     pub fn quic_addresses(&self) -> &[BoundAddress] {
-        &self.addresses
+        &self.live.addresses
     }
 
     /// The certificates in use, in the order of the configuration.
-    pub fn certificates(&self) -> Arc<Vec<CertificateInfo>> {
-        self.certificates.load_full()
+    pub fn certificates(&self) -> Vec<CertificateInfo> {
+        self.live.certificates()
     }
 
     /// The admin listener's address, with its real port.
@@ -279,7 +290,7 @@ impl Running {
             // A fault of ours, and no reason to stay: with their workers the tasks are dropped.
             error!(waited = ?LAST_WAIT, "Something did not end when it was told to.");
         }
-        let drained = Drained { cut: self.context.cut_sessions() };
+        let drained = Drained { cut: self.live.context.cut_sessions() };
 
         self.workers.stop().await;
         self.control.begin_kill();
@@ -292,7 +303,7 @@ impl Running {
 
     /// The patient part: resolves when every session has ended or the grace is over.
     async fn drain(&self) {
-        let config::Drain { delay, grace } = self.config.drain;
+        let config::Drain { delay, grace } = self.live.config().drain;
         self.lifecycle.begin_stop();
         self.metrics.set_draining();
         info!(?delay, "Not ready any more; new clients are still accepted.");

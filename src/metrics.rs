@@ -9,19 +9,29 @@
 
 mod dial;
 mod listener;
+mod names;
 mod pool;
 mod route;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
-    core::{Collector, GenericGaugeVec},
+    core::{Collector, GenericGaugeVec, MetricVec, MetricVecBuilder},
 };
+use tokio::time::Instant;
 
 use self::{
-    dial::DialFamilies, listener::ListenerFamilies, pool::PoolFamilies, route::RouteFamilies,
+    dial::DialFamilies,
+    listener::ListenerFamilies,
+    names::{Held, Names},
+    pool::PoolFamilies,
+    route::RouteFamilies,
 };
 pub use self::{
     dial::DialMetrics,
@@ -42,6 +52,8 @@ const RELOADS: [&str; 2] = ["reloaded", "failed"];
 pub struct Metrics {
     registry: Registry,
     families: Arc<Families>,
+    routes: Arc<Names>,
+    endpoints: Arc<Names>,
 }
 
 /// The families whose labels are resolved per route, backend or listener.
@@ -52,7 +64,9 @@ struct Families {
     draining: IntGauge,
 
     certificate_expiry: IntGaugeVec,
-    certificate_reloads: IntCounterVec,
+    reloads: IntCounterVec,
+    last_reload_successful: IntGauge,
+    last_reload_success: IntGauge,
     client_addresses: IntGauge,
 
     listener: ListenerFamilies,
@@ -74,18 +88,22 @@ impl Metrics {
         let registry = Registry::new();
         let families = Arc::new(Families::register(&registry));
         families.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         for result in RELOADS {
-            families.certificate_reloads.with_label_values(&[result]);
+            families.reloads.with_label_values(&[result]);
         }
-        families.start_time.set(i64::try_from(now.unwrap_or_default().as_secs()).unwrap_or(0));
+        let now = unix_now();
+        families.start_time.set(now);
+        // The configuration that the process has started with was taken.
+        families.last_reload_successful.set(1);
+        families.last_reload_success.set(now);
         let process = prometheus::process_collector::ProcessCollector::for_self();
         registry.register(Box::new(process)).expect("registered once, here");
-        Self { registry, families }
+        Self { registry, families, routes: Arc::default(), endpoints: Arc::default() }
     }
 
     /// The text that Prometheus reads (text format 0.0.4).
     pub fn render(&self) -> String {
+        self.forget_unused();
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 
@@ -115,17 +133,35 @@ impl Metrics {
         _ = self.families.certificate_expiry.remove_label_values(&[certificate]);
     }
 
-    /// The certificates were to be read again.
-    pub fn certificates_reloaded(&self, is_done: bool) {
-        self.families
-            .certificate_reloads
-            .with_label_values(&[RELOADS[usize::from(!is_done)]])
-            .inc();
+    /// The configuration was to be read again.
+    pub fn reloaded(&self, is_done: bool) {
+        let f = &self.families;
+        f.reloads.with_label_values(&[RELOADS[usize::from(!is_done)]]).inc();
+        f.last_reload_successful.set(is_done.into());
+        if is_done {
+            f.last_reload_success.set(unix_now());
+        }
     }
 
-    /// The numbers of one route.
+    /// Drops the series of routes and endpoints that are gone for some time: not configured, and with
+    /// nothing left of them.
+    pub fn forget_unused(&self) {
+        let now = Instant::now();
+        self.routes.sweep(now, |labels| {
+            if let [route] = labels {
+                self.families.route.forget(route);
+            }
+        });
+        self.endpoints.sweep(now, |labels| {
+            if let [backend, endpoint] = labels {
+                self.families.forget_endpoint(backend, endpoint);
+            }
+        });
+    }
+
+    /// The numbers of one route. Its series stay for as long as they are held, and some minutes after.
     pub fn route(&self, name: &str) -> RouteMetrics {
-        self.families.route.resolve(name)
+        self.families.route.resolve(name, self.routes.hold(&[name]))
     }
 
     /// Sessions open now, on all routes together.
@@ -143,8 +179,10 @@ impl Metrics {
         self.families.route.losses_up(NO_ROUTE)
     }
 
-    /// The numbers of one endpoint of a backend.
+    /// The numbers of one endpoint of a backend. Its series stay for as long as they are held, and some
+    /// minutes after.
     pub fn endpoint(&self, backend: &str, endpoint: &str) -> EndpointMetrics {
+        let held = self.endpoints.hold(&[backend, endpoint]);
         let f = &self.families;
         let connects = |r| f.backend_connects.with_label_values(&[backend, endpoint, r]);
         EndpointMetrics {
@@ -157,12 +195,14 @@ impl Metrics {
             failed: connects("failed"),
             connect_seconds: f.backend_connect_seconds.with_label_values(&[backend, endpoint]),
             dial: f.dial.endpoint(backend, endpoint, connects),
+            _held: held,
         }
     }
 
     /// What is known of one endpoint of a backend.
     pub fn pool(&self, backend: &str, endpoint: &str) -> PoolMetrics {
-        self.families.pool.endpoint(backend, endpoint)
+        let held = self.endpoints.hold(&[backend, endpoint]);
+        self.families.pool.endpoint(backend, endpoint, held)
     }
 }
 
@@ -232,6 +272,7 @@ pub struct EndpointMetrics {
     connect_seconds: Histogram,
     /// What comes before a connection.
     pub dial: DialMetrics,
+    _held: Held,
 }
 
 impl EndpointMetrics {
@@ -283,11 +324,21 @@ impl Families {
                 "When the certificate ends, Unix time.",
                 &["cert"],
             ),
-            certificate_reloads: counters(
+            reloads: counters(
                 r,
-                "certificate_reloads_total",
-                "Times the certificates were to be read again (SIGHUP).",
+                "config_reloads_total",
+                "Times the configuration was to be read again while running.",
                 &["result"],
+            ),
+            last_reload_successful: gauge(
+                r,
+                "config_last_reload_successful",
+                "1 if the last reload of the configuration was taken, 0 if it had problems and changed nothing.",
+            ),
+            last_reload_success: gauge(
+                r,
+                "config_last_reload_success_timestamp_seconds",
+                "When a configuration was taken last, at a reload or at the start, Unix time.",
             ),
             client_addresses: gauge(
                 r,
@@ -321,6 +372,32 @@ impl Families {
             pool: PoolFamilies::register(r),
         }
     }
+
+    fn forget_endpoint(&self, backend: &str, endpoint: &str) {
+        let labels = [("backend", backend), ("endpoint", endpoint)];
+        forget(&self.backend_connections, &labels);
+        forget(&self.backend_connects, &labels);
+        forget(&self.backend_connect_seconds, &labels);
+        self.dial.forget(&labels);
+        self.pool.forget(&labels);
+    }
+}
+
+/// Drops each series of a family that has these labels, whatever others it has.
+fn forget<B: MetricVecBuilder>(family: &MetricVec<B>, labels: &[(&str, &str)]) {
+    for metric in family.collect().iter().flat_map(|family| family.get_metric()) {
+        let all = metric.get_label().iter().map(|label| (label.name(), label.value()));
+        let all: HashMap<_, _> = all.collect();
+        if labels.iter().all(|(name, value)| all.get(name) == Some(value)) {
+            // It was there a moment ago; who else has removed it has done the same.
+            _ = family.remove(&all);
+        }
+    }
+}
+
+fn unix_now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// 1 ms to about 16 s, doubling: handshakes, connects, session setup.
@@ -377,6 +454,30 @@ mod tests {
         ] {
             assert!(text.contains(wanted), "{wanted} is missing in\n{text}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_gone_is_forgotten_once_its_last_numbers_were_read() {
+        let metrics = Metrics::new();
+        let (gone, stays) = (metrics.route("gone"), metrics.route("stays"));
+        let endpoints = [metrics.endpoint("b", "gone"), metrics.endpoint("b", "stays")];
+        let pools = [metrics.pool("b", "gone"), metrics.pool("b", "stays")];
+        let session = gone.session_opened("draft02");
+        gone.ends.inc(crate::reason::Ending::ClientClosed);
+        let [endpoint, _kept] = endpoints;
+        let [pool, _kept_too] = pools;
+        drop((session, gone, endpoint, pool));
+        assert!(metrics.render().contains("\"gone\""), "nobody could read the last numbers");
+
+        tokio::time::sleep(Duration::from_secs(301)).await;
+
+        let text = metrics.render();
+        assert!(!text.contains("\"gone\""), "{text}");
+        for series in [r#"sessions{route="stays"}"#, r#"backend_up{backend="b",endpoint="stays"}"#]
+        {
+            assert!(text.contains(series), "{series} is missing in\n{text}");
+        }
+        drop(stays);
     }
 
     #[test]

@@ -242,6 +242,8 @@ reasons! {
         SessionLifetime = "session_lifetime", Gateway;
         /// The session had carried nothing for its route's `session_idle`.
         SessionIdle = "session_idle", Gateway;
+        /// Its route is not in the configuration any more, and `reload.end_removed` is on.
+        RouteRemoved = "route_removed", Operator;
         /// The drain's grace was over and the session was still there.
         DrainDeadline = "drain_deadline", Operator;
         /// The gateway was told to stop at once.
@@ -267,6 +269,7 @@ impl Ending {
             Self::Internal => 3,
             Self::SessionLifetime => 5,
             Self::SessionIdle => 6,
+            Self::RouteRemoved => 7,
             // Unless the operator gives another one.
             Self::EndedByOperator => 8,
             Self::BackendFinished => 10,

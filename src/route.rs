@@ -23,7 +23,11 @@ mod step;
 mod tests;
 mod tree;
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+};
 
 use self::hosts::{Hosts, NotFound};
 pub use self::step::Step;
@@ -39,6 +43,7 @@ use crate::{
 #[derive(Debug)]
 pub struct RouteTable {
     routes: Vec<Arc<Route>>,
+    names: HashSet<String>,
     /// Indices of `routes`, by host and path.
     hosts: Hosts,
 }
@@ -83,11 +88,28 @@ pub struct Match {
 impl RouteTable {
     /// A table of all routes of a configuration. Each route's metrics are made here, at zero.
     pub fn new(settings: &[config::Route], metrics: &Metrics) -> Self {
-        let mut table = Self { routes: Vec::new(), hosts: Hosts::default() };
+        Self::after(None, settings, metrics)
+    }
+
+    /// The table that comes in the place of another one. Routes that are the same in both are the same
+    /// [`Route`].
+    pub fn after(previous: Option<&Self>, settings: &[config::Route], metrics: &Metrics) -> Self {
+        let known = previous.map_or(&[][..], |previous| &previous.routes);
+        let known: HashMap<_, _> = known.iter().map(|r| (r.settings.name.as_str(), r)).collect();
+        let mut table = Self { routes: Vec::new(), names: HashSet::new(), hosts: Hosts::default() };
         for settings in settings {
             table.hosts.insert(settings, table.routes.len());
-            let (gate, metrics) = (Gate::new(&settings.credentials), metrics.route(&settings.name));
-            table.routes.push(Arc::new(Route { settings: settings.clone(), gate, metrics }));
+            let known = known.get(settings.name.as_str());
+            let route = match known.filter(|route| route.settings == *settings) {
+                Some(same) => Arc::clone(same),
+                None => {
+                    let gate = Gate::new(&settings.credentials);
+                    let metrics = metrics.route(&settings.name);
+                    Arc::new(Route { settings: settings.clone(), gate, metrics })
+                }
+            };
+            table.names.insert(settings.name.clone());
+            table.routes.push(route);
         }
         table
     }
@@ -95,6 +117,11 @@ impl RouteTable {
     /// All routes, in the order of the configuration.
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
+    }
+
+    /// Whether there is a route of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.names.contains(name)
     }
 
     /// The route that takes a request.

@@ -34,7 +34,7 @@ use self::{
     deadline::{Deadlines, Due},
     events::Events,
     limit::{Permit, SessionLimits},
-    registry::Registry,
+    registry::{LiveSession, Registry},
     shape::Unprepared,
 };
 use crate::{
@@ -72,6 +72,8 @@ pub struct Tables {
     pub routes: RouteTable,
     /// Names to backends; every backend that a route names is there.
     pub backends: Arc<Backends>,
+    /// Whether sessions of a route that is not there any more are ended.
+    pub end_removed: bool,
 }
 
 impl SessionContext {
@@ -104,9 +106,29 @@ impl SessionContext {
         Arc::clone(&self.tables.load().backends)
     }
 
-    /// Sends new sessions elsewhere. Those that live keep what they have.
-    pub fn replace_tables(&self, tables: Tables) {
-        self.tables.store(Arc::new(tables));
+    /// Where new sessions go now, and by which routes.
+    pub fn tables(&self) -> Arc<Tables> {
+        self.tables.load_full()
+    }
+
+    /// Sends new sessions elsewhere, at most `sessions` at once. Those that live keep what they have, unless
+    /// the tables say that they end with their route. How many ended.
+    pub fn replace_tables(&self, tables: Tables, sessions: Limit) -> u64 {
+        self.limits.change(sessions);
+        let tables = Arc::new(tables);
+        self.tables.store(Arc::clone(&tables));
+        self.limits.forget(|name| tables.routes.has(name));
+        if !tables.end_removed {
+            return 0;
+        }
+        let is_removed = |session: &LiveSession| !tables.routes.has(session.route());
+        self.sessions.end(is_removed, Ending::RouteRemoved, None)
+    }
+
+    /// Whether a session of this route is to end because the route has gone.
+    fn is_removed(&self, route: &Route) -> bool {
+        let tables = self.tables.load();
+        tables.end_removed && !tables.routes.has(&route.settings.name)
     }
 
     /// Sessions that the gateway ended because it was stopping.
@@ -235,6 +257,10 @@ async fn serve<R: SessionRequest>(
     // Should this task be dropped, the bridges are not to live on.
     let _ends = EndGuard(&bridges);
     let entered = context.sessions.enter(Arc::clone(&bridges));
+    if context.is_removed(&route) {
+        // It went while this request was decided on; who ended its sessions may not have seen this one.
+        bridges.end(Ending::RouteRemoved);
+    }
     let prepared = match shape::prepare(&mut request, &bridges, &context.lifecycle).await {
         Ok(prepared) => prepared,
         Err(Unprepared::Refused(why)) => {

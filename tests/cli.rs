@@ -292,7 +292,7 @@ mod run {
     }
 
     #[tokio::test]
-    async fn sighup_changes_certificates_and_not_sessions() {
+    async fn sighup_reads_the_file_again_and_sessions_go_on() {
         let dir = Dir::new("run-reload");
         let certificate = "certificates = [{ chain = \"fullchain.pem\", key = \"privkey.pem\" }]";
         let (tcp, udp) = (echo_tcp().await, echo_udp().await);
@@ -324,15 +324,18 @@ mod run {
         let problem = told["problem"].as_str().unwrap();
         assert!(problem.contains("tidegate.toml:1: version: version 2 is not known"), "{problem}");
         gateway.connect().await;
-        gateway.shows(r#"tidegate_certificate_reloads_total{result="reloaded"} 1"#).await;
-        gateway.shows(r#"tidegate_certificate_reloads_total{result="failed"} 2"#).await;
+        gateway.shows(r#"tidegate_config_reloads_total{result="reloaded"} 1"#).await;
+        gateway.shows(r#"tidegate_config_reloads_total{result="failed"} 2"#).await;
 
-        // What a reload does not take is named.
+        // What a reload takes is named, and what it does not take.
         new_certificate(&dir).await;
-        dir.write("tidegate.toml", &setup.toml().replace("\"/game\"", "\"/play\""));
+        let changed = "[server]\nconfig_id = 3\n[limits]\nsessions = 7\n";
+        dir.write("tidegate.toml", &format!("{}{changed}", setup.toml()));
         gateway.signal("HUP").await;
-        let waits = "These sections have changed since the start and wait for a restart.";
-        assert_eq!(gateway.logged(waits).await["sections"], "route");
+        let taken = gateway.logged("The configuration has changed.").await;
+        assert_eq!(taken["change"], "limits.sessions: 100000 -> 7");
+        let waits = gateway.logged("This has changed in the file and waits for a restart.").await;
+        assert_eq!(waits["change"], "server.config_id: 0 -> 3");
         echoes_stream(&session, b"and seven").await;
         session.close(0, "").await;
         gateway.signal("TERM").await;

@@ -34,10 +34,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn new(name: &str, backend: &str, metrics: &Metrics) -> Self {
+    pub(super) fn new(settings: &config::Endpoint, backend: &str, metrics: &Metrics) -> Self {
+        let name = &settings.name;
         Self {
-            name: name.to_owned(),
-            is_draining: AtomicBool::new(false),
+            name: name.clone(),
+            is_draining: AtomicBool::new(settings.draining),
             metrics: metrics.endpoint(backend, name),
             pool: metrics.pool(backend, name),
         }
@@ -75,12 +76,15 @@ impl Addresses {
         self.tcp.iter().chain(&self.udp).map(SocketAddr::ip)
     }
 
-    /// Whether both mean the same host: the names of a host may give an address more or less each
-    /// time. Where streams go says more than where datagrams go.
-    pub(super) fn are_of_one_host(&self, other: &Self) -> bool {
-        let share = |a: &[SocketAddr], b: &[SocketAddr]| {
-            a.iter().any(|a| b.iter().any(|b| a.ip() == b.ip()))
-        };
+    /// Whether both mean the same place: the names of a host may give an address more or less each
+    /// time. Where streams go says more than where datagrams go. Another port is another server.
+    pub(super) fn are_of_one_place(&self, other: &Self) -> bool {
+        let share = |a: &[SocketAddr], b: &[SocketAddr]| a.iter().any(|a| b.contains(a));
+        let ports = |addresses: &Self| addresses.udp.first().map(SocketAddr::port);
+        // All of a list have one port; who has no address for datagrams yet may get one.
+        if ports(self).zip(ports(other)).is_some_and(|(a, b)| a != b) {
+            return false;
+        }
         if self.unix.is_some() || other.unix.is_some() {
             return self.unix == other.unix;
         }
@@ -127,6 +131,8 @@ pub(super) struct Member {
     is_down: AtomicBool,
     is_ejected: AtomicBool,
     is_absent: AtomicBool,
+    /// It is absent, and for so long or for such a reason that its sessions were told.
+    is_gone: AtomicBool,
     /// Whether its sessions had better go elsewhere.
     is_leaving: watch::Sender<bool>,
 }
@@ -179,6 +185,7 @@ impl Member {
             is_down: AtomicBool::new(false),
             is_ejected: AtomicBool::new(false),
             is_absent: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
             is_leaving: watch::Sender::new(false),
         }
     }
@@ -284,8 +291,18 @@ impl Member {
         let changed = says_something && condition.health.note(rules, passed);
         self.is_down.store(condition.health.is_down(), Ordering::Relaxed);
         drop(condition);
-        self.tell_sessions(false);
+        self.tell_sessions();
         changed.then_some(passed)
+    }
+
+    /// Nobody checks it any more, so nothing speaks against it.
+    pub(super) fn is_unchecked(&self) {
+        let mut condition = self.condition();
+        condition.health = Health::default();
+        condition.last_check = None;
+        self.is_down.store(false, Ordering::Relaxed);
+        drop(condition);
+        self.tell_sessions();
     }
 
     /// The last active check, and when it ended.
@@ -297,10 +314,11 @@ impl Member {
     pub(super) fn is_given(&self, addresses: &Addresses) {
         self.condition().absent_since = None;
         self.is_absent.store(false, Ordering::Relaxed);
+        self.is_gone.store(false, Ordering::Relaxed);
         if **self.addresses.load() != *addresses {
             self.addresses.store(Arc::new(addresses.clone()));
         }
-        self.tell_sessions(false);
+        self.tell_sessions();
     }
 
     /// Neither gives it any more. Since when.
@@ -309,11 +327,17 @@ impl Member {
         *self.condition().absent_since.get_or_insert(now)
     }
 
-    /// Tells its sessions whether they had better go elsewhere: it is down, its endpoint is drained, or
-    /// it is `gone` for good.
-    pub(super) fn tell_sessions(&self, gone: bool) {
-        let is_leaving =
-            gone || self.endpoint.is_draining() || self.is_down.load(Ordering::Relaxed);
+    /// Its sessions had better go elsewhere, unless it comes back.
+    pub(super) fn is_gone(&self) {
+        self.is_gone.store(true, Ordering::Relaxed);
+        self.tell_sessions();
+    }
+
+    /// Tells its sessions whether they had better go elsewhere: it is down or gone, or its endpoint is
+    /// drained.
+    pub(super) fn tell_sessions(&self) {
+        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        let is_leaving = is(&self.is_gone) || self.endpoint.is_draining() || is(&self.is_down);
         self.is_leaving.send_if_modified(|told| std::mem::replace(told, is_leaving) != is_leaving);
     }
 

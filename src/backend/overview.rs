@@ -64,7 +64,7 @@ impl Backend {
             let members = self.members().into_iter();
             members
                 .filter(|member| Arc::ptr_eq(member.endpoint(), endpoint))
-                .for_each(|member| member.tell_sessions(false));
+                .for_each(|member| member.tell_sessions());
             self.signals.changed.notify_one();
             let (backend, endpoint) = (self.name(), endpoint.name());
             let what = if draining { "An endpoint is drained." } else { "An endpoint is resumed." };
@@ -74,7 +74,7 @@ impl Backend {
     }
 
     /// Those of the roster, then those that are absent.
-    fn members(&self) -> Vec<Arc<Member>> {
+    pub(super) fn members(&self) -> Vec<Arc<Member>> {
         let known = lock(&self.known);
         let roster = self.roster.load();
         let seated = roster.0.iter().map(|seat| &seat.member);

@@ -42,7 +42,7 @@ impl Roster {
                 let key = key(&settings.name, &addresses, is_alone);
                 let at = known.iter().position(|member| {
                     Arc::ptr_eq(member.endpoint(), endpoint)
-                        && member.addresses().are_of_one_host(&addresses)
+                        && member.addresses().are_of_one_place(&addresses)
                 });
                 let member = match at {
                     Some(at) => known.swap_remove(at),
@@ -153,7 +153,13 @@ mod tests {
             unix: None,
             udp: udp.map(host),
             weight: 1,
+            draining: false,
         }
+    }
+
+    fn of(name: &str) -> Endpoint {
+        let settings = config::Endpoint { name: name.into(), ..endpoint(None, None) };
+        Endpoint::new(&settings, "test", &Metrics::new())
     }
 
     fn answers(all: &[(&str, &[&str])]) -> Answers {
@@ -217,14 +223,14 @@ mod tests {
             assert_eq!(members.len(), 1);
             assert_eq!(members[0].unix.as_deref(), Some(Path::new("/run/game.sock")));
             assert!(members[0].tcp.is_empty() && members[0].udp.len() == sends_to);
-            assert!(members[0].are_of_one_host(&members[0].clone()));
+            assert!(members[0].are_of_one_place(&members[0].clone()));
         }
     }
 
     #[test]
     fn members_that_are_given_again_are_the_same() {
         let settings = [endpoint(Some("name:1"), None)];
-        let endpoints = [Arc::new(Endpoint::new("a", "test", &Metrics::new()))];
+        let endpoints = [Arc::new(of("a"))];
         let arrange = |ips: &[&str], known: Vec<Arc<Member>>| {
             let (seats, left) =
                 Roster::arrange(&settings, &endpoints, &answers(&[("name", ips)]), known);
@@ -248,7 +254,7 @@ mod tests {
     #[test]
     fn a_lone_member_is_hashed_by_name_and_others_by_address() {
         let endpoint = |tcp| config::Endpoint { name: "b".into(), ..endpoint(Some(tcp), None) };
-        let endpoints = [Arc::new(Endpoint::new("b", "test", &Metrics::new()))];
+        let endpoints = [Arc::new(of("b"))];
         let keys = |settings: config::Endpoint, answers: &Answers| -> Vec<u64> {
             let (seats, _) = Roster::arrange(&[settings], &endpoints, answers, Vec::new());
             seats.iter().map(|(seat, _)| seat.key).collect()

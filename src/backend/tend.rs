@@ -59,10 +59,9 @@ const RESOLVE_GAP: Duration = Duration::from_secs(1);
 const MOST_ABSENT: usize = 64;
 
 impl Backend {
-    /// Runs all loops. Never ends.
+    /// Runs all loops. Never ends. Cancelled, it leaves nothing half done: a lookup or a check that is
+    /// given up changes nothing.
     pub(super) async fn tend(&self) {
-        // What a former configuration had and this one has not is told.
-        self.settle(Instant::now());
         tokio::join!(self.resolve_loop(), self.check_loop(), self.readmit_loop());
     }
 
@@ -92,7 +91,7 @@ impl Backend {
     }
 
     /// Every name of the configuration, once.
-    fn hosts(&self) -> Vec<&str> {
+    pub(super) fn hosts(&self) -> Vec<&str> {
         let endpoints = self.settings.endpoints.iter();
         let hosts = endpoints.flat_map(|e| [&e.tcp, &e.udp]).filter_map(|host| match host {
             Some(HostPort::Name(name, _)) => Some(name.as_str()),
@@ -105,7 +104,7 @@ impl Backend {
     }
 
     /// The old answer is kept when there is no new one. Says so when that begins and when it ends.
-    fn note_answer(&self, host: &str, found: Result<Vec<SocketAddr>, String>) {
+    pub(super) fn note_answer(&self, host: &str, found: Result<Vec<SocketAddr>, String>) {
         let mut known = lock(&self.known);
         let was_unresolved = known.unresolved.iter().any(|name| name == host);
         let backend = self.name();
@@ -170,7 +169,9 @@ impl Backend {
         let kept = absent.into_iter().enumerate().filter_map(|(at, (since, member))| {
             let is_configured = self.endpoints.iter().any(|e| Arc::ptr_eq(e, member.endpoint()));
             let is_forgotten = at < too_many || !is_configured || now >= since + interval * 10;
-            member.tell_sessions(is_forgotten || now >= since + interval * 2);
+            if is_forgotten || now >= since + interval * 2 {
+                member.is_gone();
+            }
             (!is_forgotten).then_some(member)
         });
         kept.collect()

@@ -57,7 +57,7 @@ pub(crate) fn endpoint(
     tcp: Option<HostPort>,
     udp: Option<HostPort>,
 ) -> config::Endpoint {
-    config::Endpoint { name: name.into(), tcp, unix: None, udp, weight: 1 }
+    config::Endpoint { name: name.into(), tcp, unix: None, udp, weight: 1, draining: false }
 }
 
 /// A resolver that knows nobody.

@@ -20,7 +20,20 @@ pub(crate) fn raise() -> Option<u64> {
 
 /// Raises the limit of open files and compares it with what the configuration may need.
 pub(crate) fn raise_for(config: &Config) {
-    let Some(limit) = raise() else { return };
+    if let Some(limit) = raise() {
+        compare_with(limit, config);
+    }
+}
+
+/// Compares the limit of open files, which was raised at the start, with what the configuration may need.
+pub(crate) fn compare(config: &Config) {
+    // An error was told at the start.
+    if let Ok((limit, _)) = rlimit::getrlimit(rlimit::Resource::NOFILE) {
+        compare_with(limit, config);
+    }
+}
+
+fn compare_with(limit: u64, config: &Config) {
     let needed = worst_case(config);
     if needed > limit {
         let needed = if needed == UNLIMITED { Limit::Unlimited } else { Limit::AtMost(needed) };

@@ -17,7 +17,7 @@ use clap::{Args, ValueEnum};
 use tidegate::{
     admin::HttpListener,
     config::Config,
-    gateway::{Gateway, StartError},
+    gateway::{Gateway, Running, StartError},
     lifecycle::Lifecycle,
 };
 use tracing::warn;
@@ -99,7 +99,8 @@ impl Dev {
             Print::Json => super::print(&facts.json()),
             Print::Text => super::print(&welcome(&facts, &backends)),
         };
-        let reload = |_: &_| warn!("SIGHUP: there is no file that could be read again.");
+        let reload =
+            async |_: &Running| warn!("SIGHUP: there is no file that could be read again.");
         let ended = serve::until_stopped(running, signals, announce, reload).await;
 
         page.stop().await;

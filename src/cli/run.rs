@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, ValueEnum};
 use tidegate::{
     config::{Config, RoutePath, Segment},
-    gateway::Gateway,
+    gateway::{Gateway, Running},
 };
 
 use super::{Failure, LogOptions, announce, announce::Facts, descriptors, logging, serve};
@@ -40,7 +40,7 @@ impl Run {
             Some(Print::Json) => super::print(&Facts::of(running, path.as_deref()).json()),
             None => Ok(()),
         };
-        let reload = |running: &_| serve::reload(running, &self.config);
+        let reload = async |running: &Running| serve::reload(running, &self.config).await;
         serve::until_stopped(running, signals, announce, reload).await
     }
 }

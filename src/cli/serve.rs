@@ -1,6 +1,6 @@
 //! From a gateway that was started to an exit code: announce, wait for a signal, drain.
 
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, pin::pin, process::ExitCode};
 
 use tidegate::{
     config::Config,
@@ -10,7 +10,7 @@ use tidegate::{
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
-use super::{Failure, announce::hex};
+use super::{Failure, announce::hex, descriptors};
 
 /// The drain's grace was over and sessions were cut (DESIGN section 6).
 const SESSIONS_WERE_CUT: u8 = 4;
@@ -21,51 +21,69 @@ pub(crate) async fn until_stopped(
     running: Running,
     mut signals: Signals,
     announce: impl FnOnce(&Running) -> Result<(), Failure>,
-    reload: impl Fn(&Running),
+    reload: impl AsyncFn(&Running),
 ) -> Result<ExitCode, Failure> {
     let stopped_early = tokio::select! {
         () = running.lifecycle().started() => None,
-        signal = signals.stop(|| reload(&running)) => Some(signal),
+        signal = signals.stop(async || reload(&running).await) => Some(signal),
     };
     let signal = match stopped_early {
         Some(signal) => signal,
         None => {
             info!("Serving.");
             announce(&running)?;
-            signals.stop(|| reload(&running)).await
+            signals.stop(async || reload(&running).await).await
         }
     };
 
     let sessions = running.metrics().open_sessions();
     info!(signal, sessions, "Draining. A second signal stops at once.");
     let hurry = async {
-        let signal = signals.stop(|| warn!("SIGHUP: nothing is read again during a drain.")).await;
+        let refuse = async || warn!("SIGHUP: nothing is read again during a drain.");
+        let signal = signals.stop(refuse).await;
         warn!(signal, "Stopping at once.");
     };
     Ok(ended(running.shut_down(hurry).await))
 }
 
 /// Reads the configuration file again, and logs what has changed or every problem.
-pub(crate) fn reload(running: &Running, file: &Path) {
-    let Reloaded { certificates, waiting } = match running.reload(Config::read(file)) {
-        Ok(reloaded) => reloaded,
+pub(crate) async fn reload(running: &Running, file: &Path) {
+    let read = {
+        let file = file.to_owned();
+        move || Config::read(&file)
+    };
+    match running.live().reload(read).await {
+        Ok(reloaded) => {
+            log_reloaded(&reloaded);
+            descriptors::compare(&running.live().config());
+        }
         Err(why) => {
             for problem in why.lines() {
                 error!(problem, "Cannot reload.");
             }
-            return error!(reason = %why, "Nothing was reloaded. What was in use stays in use.");
+            error!(reason = %why, "Nothing was reloaded. What was in use stays in use.");
         }
-    };
-    for certificate in &certificates {
+    }
+}
+
+/// Of a list of differences, so many have a line of their own: a file that was written anew may have
+/// thousands.
+const MOST_LINES: usize = 100;
+
+fn log_reloaded(Reloaded { certificates, changed, waiting, ended }: &Reloaded) {
+    for certificate in certificates {
         let CertificateInfo { listener, names, not_after, .. } = certificate;
         let (names, sha256_hex) = (names.join(", "), hex(&certificate.sha256));
         info!(listener, names, not_after, sha256_hex, "New clients see this certificate.");
     }
-    if !waiting.is_empty() {
-        let sections = waiting.join(", ");
-        warn!(sections, "These sections have changed since the start and wait for a restart.");
+    for change in changed.iter().take(MOST_LINES) {
+        info!(%change, "The configuration has changed.");
     }
-    info!(certificates = certificates.len(), "Reloaded.");
+    for change in waiting.iter().take(MOST_LINES) {
+        warn!(%change, "This has changed in the file and waits for a restart.");
+    }
+    let (changed, waiting) = (changed.len(), waiting.len());
+    info!(certificates = certificates.len(), changed, waiting, ended, "Reloaded.");
 }
 
 fn ended(drained: Drained) -> ExitCode {
@@ -101,13 +119,25 @@ impl Signals {
     }
 
     /// Waits for a signal to stop, and tells its name; meanwhile SIGHUP reloads. Cancel-safe.
-    async fn stop(&mut self, reload: impl Fn()) -> &'static str {
-        loop {
+    async fn stop(&mut self, reload: impl AsyncFn()) -> &'static str {
+        let Self { terminate, interrupt, hangup } = self;
+        let mut stop = pin!(async {
             tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hangup.recv() => reload(),
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
             }
+        });
+        let reload_each = async {
+            // Signals that come during a reload are one more reload.
+            while hangup.recv().await.is_some() {
+                reload().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            // A reload that is under way is given up, and has changed nothing.
+            signal = &mut stop => signal,
+            () = reload_each => stop.await,
         }
     }
 }

@@ -128,6 +128,8 @@ pub struct Endpoint {
     pub udp: Option<HostPort>,
     /// Its share of the sessions, compared with the other endpoints'. Default 1.
     pub weight: u32,
+    /// Whether it gets no new sessions; those that it has are told and go on. Default false.
+    pub draining: bool,
 }
 
 /// Defaults of settings whose type does not tell.

@@ -23,7 +23,7 @@ impl Config {
             .expect("numbers, strings, lists and tables have a TOML form")
     }
 
-    fn to_raw(&self) -> raw::File {
+    pub(super) fn to_raw(&self) -> raw::File {
         raw::File {
             version: Some(1),
             server: Some(server(&self.server)),
@@ -39,6 +39,10 @@ impl Config {
             drain: Some(raw::Drain {
                 delay: Some(Period(self.drain.delay)),
                 grace: Some(Period(self.drain.grace)),
+                ..Default::default()
+            }),
+            reload: Some(raw::Reload {
+                end_removed: Some(self.reload.end_removed),
                 ..Default::default()
             }),
             route: Some(self.routes.iter().map(route).collect()),
@@ -362,6 +366,7 @@ fn endpoint(endpoint: &Endpoint) -> raw::Endpoint {
         unix: endpoint.unix.as_deref().map(text),
         udp: endpoint.udp.clone(),
         weight: Some(endpoint.weight),
+        draining: Some(endpoint.draining),
         ..Default::default()
     }
 }

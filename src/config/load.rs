@@ -26,7 +26,7 @@ use toml::de::DeTable;
 
 use super::{
     Admin, ByteSize, Config, Drain, Limits, PerClientLimits, PerConnectionLimits, Problem,
-    Problems, Timeouts,
+    Problems, Reload, Timeouts,
     problems::{Collector, line_at},
     raw::{self, Section},
 };
@@ -128,6 +128,7 @@ fn config(raw: raw::File, folder: &Folder, problems: &mut Collector<'_>) -> Opti
             problems,
         ),
         drain: drain(raw.drain.unwrap_or_else(|| raw::Drain::absent("drain".to_owned())), problems),
+        reload: reload(&raw.reload.unwrap_or_default()),
         listeners: listeners?,
         routes: routes?,
         backends: backends
@@ -245,6 +246,10 @@ fn drain(raw: raw::Drain, problems: &mut Collector<'_>) -> Drain {
         delay: problems.period(&delay, raw.delay, default.delay, Duration::ZERO..=HOUR),
         grace: problems.period(&grace, raw.grace, default.grace, Duration::ZERO..=DAY),
     }
+}
+
+fn reload(raw: &raw::Reload) -> Reload {
+    Reload { end_removed: raw.end_removed.unwrap_or_default() }
 }
 
 const MILLISECOND: Duration = Duration::from_millis(1);

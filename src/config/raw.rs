@@ -103,6 +103,7 @@ section! {
         limits: Limits,
         timeouts: Timeouts,
         drain: Drain,
+        reload: Reload,
         route: Vec<Route>,
         backend: BTreeMap<String, Backend>,
         credential: BTreeMap<String, Credential>,
@@ -237,6 +238,13 @@ section! {
 }
 
 section! {
+    /// `[reload]`
+    Reload {
+        end_removed: bool,
+    }
+}
+
+section! {
     /// `[[route]]`
     Route {
         name: String,
@@ -361,6 +369,7 @@ section! {
         unix: String,
         udp: HostPort,
         weight: u32,
+        draining: bool,
     }
 }
 

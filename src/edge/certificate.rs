@@ -47,6 +47,8 @@ pub(super) struct Leaf {
     /// SHA-256 of its DER.
     pub(super) sha256: [u8; 32],
     /// Unix time.
+    pub(super) not_before: i64,
+    /// Unix time.
     pub(super) not_after: i64,
 }
 
@@ -138,6 +140,7 @@ pub enum CertificateError {
 pub(super) fn load(
     listener: &str,
     source: &CertificateSource,
+    now: SystemTime,
 ) -> Result<Vec<Certificate>, Vec<CertificateError>> {
     let (mut usable, mut errors) = (Vec::new(), Vec::new());
     let mut keep = |made| match made {
@@ -146,13 +149,18 @@ pub(super) fn load(
     };
     match source {
         CertificateSource::Files(files) => files.iter().map(from_files).for_each(keep),
-        CertificateSource::SelfSigned(names) => keep(make(listener, names)),
+        CertificateSource::SelfSigned(names) => keep(make(listener, names, now)),
     }
     if errors.is_empty() { Ok(usable) } else { Err(errors) }
 }
 
-fn make(listener: &str, names: &[String]) -> Result<Certificate, CertificateError> {
-    let made = self_signed(names)?;
+/// Makes a certificate to be used from `begin` on.
+pub(super) fn make(
+    listener: &str,
+    names: &[String],
+    begin: SystemTime,
+) -> Result<Certificate, CertificateError> {
+    let made = self_signed_from(names, begin)?;
     let key = PrivatePkcs8KeyDer::from(made.key);
     let key = crypto::provider()
         .key_provider
@@ -172,8 +180,12 @@ fn make(listener: &str, names: &[String]) -> Result<Certificate, CertificateErro
 /// # Errors
 /// A name that a certificate cannot hold, or the provider failed.
 pub fn self_signed(names: &[String]) -> Result<SelfSigned, CertificateError> {
+    self_signed_from(names, SystemTime::now())
+}
+
+fn self_signed_from(names: &[String], begin: SystemTime) -> Result<SelfSigned, CertificateError> {
     let failed = |source| CertificateError::SelfSigned { names: names.to_vec(), source };
-    let not_before = SystemTime::now() - CLOCK_SLACK;
+    let not_before = begin - CLOCK_SLACK;
 
     let mut params = CertificateParams::new(names).map_err(failed)?;
     params.distinguished_name = DistinguishedName::new();
@@ -191,6 +203,12 @@ pub fn self_signed(names: &[String]) -> Result<SelfSigned, CertificateError> {
         chain: certificate.der().clone(),
         key: key.serialize_der(),
     })
+}
+
+/// When a certificate that was made here is to be used first: it is valid from an hour before.
+pub(super) fn use_of(leaf: &Leaf) -> SystemTime {
+    let not_before = u64::try_from(leaf.not_before).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(not_before) + CLOCK_SLACK
 }
 
 fn from_files(files: &CertificateFiles) -> Result<Certificate, CertificateError> {
@@ -246,6 +264,7 @@ fn read_leaf(der: &CertificateDer<'_>, origin: &str) -> Result<Leaf, Certificate
     Ok(Leaf {
         names: names.filter_map(name).collect(),
         sha256: crypto::sha256(der),
+        not_before: leaf.validity().not_before.timestamp(),
         not_after: leaf.validity().not_after.timestamp(),
     })
 }

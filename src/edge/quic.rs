@@ -55,6 +55,13 @@ pub(super) fn server_config(
     config
 }
 
+/// The same with other settings for the connections to come.
+pub(super) fn with_transport(config: &ServerConfig, listener: &Transport) -> ServerConfig {
+    let mut config = config.clone();
+    config.transport_config(Arc::new(transport_config(listener)));
+    config
+}
+
 fn transport_config(settings: &Transport) -> TransportConfig {
     let mut config = TransportConfig::default();
     config

@@ -29,8 +29,8 @@ use tokio::{
 
 use super::*;
 use crate::config::{
-    ByteSize, CertificateFiles, Congestion, Drain, Limit, Limits, Log, LogFormat, RetryPolicy,
-    Server, Timeouts, Transport,
+    ByteSize, CertificateFiles, CertificateSource, Congestion, Drain, Limit, Limits, Log,
+    LogFormat, RetryPolicy, Server, Timeouts, Transport,
 };
 
 /// No wait in these tests is longer.
@@ -75,6 +75,7 @@ fn config(workers: u32) -> Config {
             linger: Duration::ZERO,
         },
         drain: Drain { delay: Duration::ZERO, grace: Duration::ZERO },
+        reload: config::Reload::default(),
         routes: Vec::new(),
         credentials: BTreeMap::new(),
         backends: BTreeMap::new(),
@@ -108,6 +109,7 @@ struct TestEdge {
     metrics: Metrics,
     lifecycle: Lifecycle,
     workers: Workers,
+    listeners: Listeners,
     /// Worker and thread of each connection, as it begins to be served.
     served: mpsc::Receiver<(u8, String)>,
 }
@@ -116,7 +118,9 @@ impl TestEdge {
     fn start(config: &Config) -> Self {
         let (metrics, lifecycle) = (Metrics::new(), Lifecycle::new());
         let edge = Edge::bind(config, &metrics).unwrap();
-        let (addresses, certificates) = (edge.addresses().to_vec(), edge.certificates().to_vec());
+        let (addresses, certificates) =
+            (edge.addresses().to_vec(), edge.listeners().certificates());
+        let listeners = edge.listeners().clone();
         let (serving, served) = mpsc::channel(100);
         let killed = lifecycle.clone();
         let clients = Clients::new(config.limits.per_client.clone(), metrics.clients());
@@ -133,7 +137,7 @@ impl TestEdge {
                 }
             })
             .unwrap();
-        Self { addresses, certificates, metrics, lifecycle, workers, served }
+        Self { addresses, certificates, metrics, lifecycle, workers, listeners, served }
     }
 
     fn address(&self) -> SocketAddr {
@@ -142,6 +146,12 @@ impl TestEdge {
 
     fn numbers(&self) -> ListenerMetrics {
         self.metrics.listener("edge")
+    }
+
+    /// Takes another configuration. The certificates that are new.
+    fn reload(&self, config: &Config) -> Vec<CertificateInfo> {
+        let prepared = self.listeners.prepare(config).unwrap();
+        self.listeners.take(prepared, &self.metrics)
     }
 
     fn client(&self) -> Endpoint {
@@ -371,7 +381,7 @@ async fn a_reload_changes_certificates_for_new_clients_only() {
     let old = edge.connect().await.unwrap();
 
     files.make("one.example");
-    let reloaded = edge.workers.reload_certificates(&config, &edge.metrics).unwrap();
+    let reloaded = edge.reload(&config);
     assert_ne!(reloaded[0].sha256, edge.certificates[0].sha256);
     let new = client(edge.address(), reloaded[0].sha256);
     connect(&new, edge.address(), "one.example").await.unwrap();
@@ -383,7 +393,7 @@ async fn a_reload_changes_certificates_for_new_clients_only() {
     std::fs::write(&two.key, "nonsense").unwrap();
     let CertificateSource::Files(listed) = &mut config.listeners[0].certificate else { panic!() };
     listed.push(two);
-    let errors = edge.workers.reload_certificates(&config, &edge.metrics).unwrap_err();
+    let errors = edge.listeners.prepare(&config).unwrap_err();
     assert_eq!(errors.len(), 2, "each problem is told: {errors:?}");
     connect(&new, edge.address(), "one.example").await.expect("a bad file replaces nothing");
     edge.stop().await;
@@ -402,7 +412,7 @@ async fn a_bad_certificate_of_one_listener_keeps_the_others_from_changing() {
 
     files.make("one.example");
     std::fs::write(files.0.join("two.example.pem"), "nonsense").unwrap();
-    let errors = edge.workers.reload_certificates(&config, &edge.metrics).unwrap_err();
+    let errors = edge.listeners.prepare(&config).unwrap_err();
     assert_eq!(errors.len(), 1, "{errors:?}");
     edge.connect().await.expect("the first listener keeps its certificate");
     edge.stop().await;
@@ -422,9 +432,87 @@ async fn the_expiry_of_a_certificate_is_shown_as_long_as_it_is_in_use() {
     assert!(shown("one.example.pem").is_some());
 
     config.listeners[0].certificate = CertificateSource::Files(vec![files.make("two.example")]);
-    let reloaded = edge.workers.reload_certificates(&config, &edge.metrics).unwrap();
+    let reloaded = edge.reload(&config);
     assert_eq!(shown("one.example.pem"), None);
     assert_eq!(shown("two.example.pem"), Some(reloaded[0].not_after.to_string()));
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn limits_and_transport_settings_are_those_of_the_last_configuration() {
+    let mut config = config(1);
+    let edge = TestEdge::start(&config);
+    let old = edge.connect().await.unwrap();
+
+    config.limits.connections = Limit::AtMost(1);
+    config.listeners[0].transport.stream_window = ByteSize(4 * 1024);
+    assert_eq!(edge.reload(&config), [], "the certificate stays");
+    edge.connect().await.expect_err("the limit is reached");
+    assert_eq!(edge.numbers().refused_connections.get(), 1);
+
+    config.limits.connections = Limit::AtMost(2);
+    edge.reload(&config);
+    let new = edge.connect().await.unwrap();
+    assert_eq!(round_trip(&old, b"old").await, b"old");
+    // What a client may send before anybody has read it: the window that its handshake told.
+    let (mut stream, _) = new.open_bi().await.unwrap();
+    let sent = stream.write(&[0; 100_000]).await.unwrap();
+    assert_eq!(sent, 4 * 1024);
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_was_made_stays_unless_it_is_wanted_for_other_names() {
+    let mut config = config(1);
+    let edge = TestEdge::start(&config);
+    let before = edge.listeners.certificates();
+    assert_eq!(edge.reload(&config), []);
+    assert_eq!(edge.listeners.certificates(), before, "the next one stays too");
+
+    config.listeners[0].certificate = CertificateSource::SelfSigned(vec!["other".into()]);
+    let new = edge.reload(&config);
+    assert_eq!(new[0].names, ["other"]);
+    let client = client(edge.address(), new[0].sha256);
+    connect(&client, edge.address(), "other").await.unwrap();
+    edge.stop().await;
+}
+
+/// W3C WebTransport takes a certificate by its hash for 14 days at most, and only while it is valid.
+#[tokio::test]
+async fn a_certificate_that_was_made_is_followed_by_one_whose_hash_is_known() {
+    let edge = TestEdge::start(&config(1));
+    let (day, start) = (Duration::from_secs(24 * 60 * 60), SystemTime::now());
+    let in_use = || edge.listeners.certificates().remove(0);
+    let first = in_use();
+    let known = first.next.unwrap();
+    assert_ne!(known.sha256, first.sha256);
+
+    let early = start + 11 * day - Duration::from_secs(60);
+    assert_eq!(edge.listeners.renew(early, &edge.metrics).unwrap(), []);
+    assert_eq!(in_use(), first);
+
+    let time = start + 11 * day + Duration::from_secs(60);
+    let renewed = edge.listeners.renew(time, &edge.metrics).unwrap();
+    assert_eq!(renewed, [in_use()]);
+    let second = in_use();
+    let expected = (known.sha256, known.not_before, known.not_after);
+    assert_eq!((second.sha256, second.not_before, second.not_after), expected);
+    let unix = i64::try_from(time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs());
+    let (unix, day_seconds) = (unix.unwrap(), 24 * 60 * 60);
+    assert!(second.not_before < unix - 3_000, "clients' clocks may be behind");
+    assert!(unix < second.not_after - 12 * day_seconds, "and it is good for 12 days more");
+    assert_eq!(second.not_after - second.not_before, 13 * day_seconds);
+    let client = client(edge.address(), second.sha256);
+    connect(&client, edge.address(), "localhost").await.unwrap();
+    edge.connect().await.expect_err("the first certificate is gone");
+    let shown = format!("{{cert=\"edge (self-signed)\"}} {}", second.not_after);
+    assert!(edge.metrics.render().contains(&shown));
+
+    // A machine that slept for months: what was made ahead is of no use any more.
+    let late = start + 100 * day;
+    let third = edge.listeners.renew(late, &edge.metrics).unwrap().remove(0);
+    assert_ne!(Some(third.sha256), second.next.map(|next| next.sha256));
+    assert!(third.not_after > second.not_after + 80 * day_seconds);
     edge.stop().await;
 }
 

@@ -14,6 +14,7 @@ use rustls::{
 };
 
 use super::{certificate::Certificate, crypto, keys::Keys};
+use crate::config::CertificateSource;
 
 /// The only application protocol (RFC 9114 section 3.1).
 const ALPN_H3: &[u8] = b"h3";
@@ -35,43 +36,50 @@ pub(super) fn server_config(certificates: Arc<Certificates>, keys: &Keys) -> Qui
 #[derive(Debug)]
 pub(super) struct Certificates(ArcSwap<Chosen>);
 
-/// Certificates by server name.
-#[derive(Debug)]
-struct Chosen {
-    default: Arc<CertifiedKey>,
-    by_name: HashMap<String, Arc<CertifiedKey>>,
-    /// What metrics call them.
-    labels: Vec<String>,
+impl Certificates {
+    pub(super) fn new(chosen: Chosen) -> Self {
+        Self(ArcSwap::from_pointee(chosen))
+    }
+
+    /// Those in use.
+    pub(super) fn now(&self) -> Arc<Chosen> {
+        self.0.load_full()
+    }
+
+    /// From now on new handshakes see these.
+    pub(super) fn swap(&self, chosen: Chosen) {
+        self.0.store(Arc::new(chosen));
+    }
 }
 
-impl Certificates {
-    /// The first is the default. Where two are for the same name, the earlier one wins.
-    pub(super) fn new(certificates: &[Certificate]) -> Option<Self> {
-        Some(Self(ArcSwap::from_pointee(Chosen::new(certificates)?)))
-    }
-
-    /// What metrics call those in use.
-    pub(super) fn labels(&self) -> Vec<String> {
-        self.0.load().labels.clone()
-    }
-
-    /// From now on new handshakes see `other`'s.
-    pub(super) fn swap(&self, other: Self) {
-        self.0.store(other.0.into_inner());
-    }
+/// Certificates by server name.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    /// The default first.
+    pub(super) all: Vec<Certificate>,
+    /// What comes in the place of one that the gateway made, already made.
+    pub(super) next: Option<Certificate>,
+    /// Where they are from.
+    pub(super) source: CertificateSource,
+    by_name: HashMap<String, Arc<CertifiedKey>>,
+    default: Arc<CertifiedKey>,
 }
 
 impl Chosen {
-    fn new(certificates: &[Certificate]) -> Option<Self> {
+    /// The first is the default. Where two are for the same name, the earlier one wins.
+    pub(super) fn new(
+        source: CertificateSource,
+        all: Vec<Certificate>,
+        next: Option<Certificate>,
+    ) -> Option<Self> {
         let mut by_name = HashMap::new();
-        for certificate in certificates {
+        for certificate in &all {
             for name in &certificate.leaf.names {
                 by_name.entry(name.clone()).or_insert_with(|| Arc::clone(&certificate.certified));
             }
         }
-        let default = Arc::clone(&certificates.first()?.certified);
-        let labels = certificates.iter().map(|certificate| certificate.label.clone()).collect();
-        Some(Self { default, by_name, labels })
+        let default = Arc::clone(&all.first()?.certified);
+        Some(Self { all, next, source, by_name, default })
     }
 
     /// By the name itself, then by a wildcard for its first label (RFC 9525 section 6.3), then the
@@ -95,12 +103,20 @@ impl ResolvesServerCert for Certificates {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
-    use crate::{config::CertificateSource, edge::certificate};
+    use crate::edge::certificate;
+
+    fn chosen(all: &[Certificate]) -> Option<Chosen> {
+        Chosen::new(CertificateSource::Files(Vec::new()), all.to_vec(), None)
+    }
 
     fn certificate(names: &[&str]) -> Certificate {
         let names = names.iter().map(ToString::to_string).collect();
-        certificate::load("test", &CertificateSource::SelfSigned(names)).unwrap().remove(0)
+        certificate::load("test", &CertificateSource::SelfSigned(names), SystemTime::now())
+            .unwrap()
+            .remove(0)
     }
 
     #[test]
@@ -110,7 +126,7 @@ mod tests {
             certificate(&["Play.Example", "*.play.example"]),
             certificate(&["play.example", "eu.play.example"]),
         ];
-        let chosen = Chosen::new(&all).unwrap();
+        let chosen = chosen(&all).unwrap();
         let table = [
             (None, 0),
             (Some("unknown.example"), 0),
@@ -129,6 +145,6 @@ mod tests {
 
     #[test]
     fn without_a_certificate_there_is_nothing_to_serve() {
-        assert!(Certificates::new(&[]).is_none());
+        assert!(chosen(&[]).is_none());
     }
 }

@@ -50,7 +50,6 @@ pub(super) struct Worker<F> {
     pub(super) endpoint_config: EndpointConfig,
     pub(super) counts: Arc<Counts>,
     pub(super) clients: Arc<Clients>,
-    pub(super) handshake_timeout: Duration,
     pub(super) lifecycle: Lifecycle,
     pub(super) serve: F,
 }
@@ -59,7 +58,6 @@ pub(super) struct Worker<F> {
 #[derive(Debug)]
 pub struct Workers {
     threads: Vec<WorkerThread>,
-    pub(super) listeners: Vec<Arc<Listener>>,
     sockets: Arc<Mutex<Vec<SampledSocket>>>,
 }
 
@@ -74,10 +72,7 @@ struct WorkerThread {
 
 impl Workers {
     /// Starts all, and returns when all endpoints stand. Blocks for that time, some milliseconds.
-    pub(super) fn start<F, Fut>(
-        workers: Vec<Worker<F>>,
-        listeners: Vec<Arc<Listener>>,
-    ) -> io::Result<Self>
+    pub(super) fn start<F, Fut>(workers: Vec<Worker<F>>) -> io::Result<Self>
     where
         F: Fn(Accepted) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
@@ -95,7 +90,7 @@ impl Workers {
             let endpoints = started.recv().map_err(io::Error::other)?;
             sockets.extend(endpoints?);
         }
-        Ok(Self { threads, listeners, sockets: Arc::new(Mutex::new(sockets)) })
+        Ok(Self { threads, sockets: Arc::new(Mutex::new(sockets)) })
     }
 
     /// What brings the sockets' metrics up to date.
@@ -185,7 +180,7 @@ where
             let quic = Unbudgeted.wrap_udp_socket(udp)?;
             let endpoint = Endpoint::new_with_abstract_socket(
                 self.endpoint_config.clone(),
-                Some(listener.server_config.clone()),
+                Some((*listener.live.load().server_config).clone()),
                 Arc::clone(&quic),
                 Arc::new(Unbudgeted),
             )?;
@@ -209,7 +204,9 @@ where
         let client_is_full = self.clients.is_full(incoming.remote_address().ip());
         let load = self.counts.load(client_is_full, self.lifecycle.is_draining());
         let metrics = &listener.metrics;
-        match listener.admission.admit(load, incoming.remote_address_validated()) {
+        let verdict =
+            listener.live.load().admission.admit(load, incoming.remote_address_validated());
+        match verdict {
             Verdict::Accept => self.accept(incoming, door),
             Verdict::Retry => match incoming.retry() {
                 Ok(()) => metrics.retries.inc(),
@@ -232,7 +229,8 @@ where
                 return refuse(incoming, Refused::ClientConnections, &listener.metrics);
             }
         }
-        let connecting = match incoming.accept() {
+        let live = listener.live.load();
+        let connecting = match incoming.accept_with(Arc::clone(&live.server_config)) {
             Ok(connecting) => connecting,
             Err(error) => {
                 listener.metrics.handshake_failed.inc();
@@ -245,7 +243,7 @@ where
         let counted = (self.counts.connection(), listener.metrics.connection_opened());
         let handshake = self.counts.handshake();
         let (listener, address) = (Arc::clone(listener), door.address);
-        let (worker, deadline, serve) = (self.index, self.handshake_timeout, self.serve.clone());
+        let (worker, deadline, serve) = (self.index, live.handshake_timeout, self.serve.clone());
         let clients = Arc::clone(&self.clients);
         self.lifecycle.spawn(async move {
             let _counted = counted;

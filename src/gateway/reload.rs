@@ -1,24 +1,57 @@
 //! What a running gateway takes from its configuration when that is read again.
 //!
-//! All of it or nothing: a file with a problem, or a certificate that cannot be used, changes nothing, and
-//! sessions never notice. So far certificates are what is taken; what else has changed in the file is named,
-//! and waits for a restart.
+//! All of it or nothing: a file with a problem, or a certificate that cannot be used, changes nothing.
+//! Everything that can fail comes first, and what changes then changes without waiting. New sessions get the
+//! new routes, backends and limits, new connections the new listeners' settings; sessions and
+//! connections that live keep what they began with, but for those whose route has gone, if
+//! `reload.end_removed` says so. What only a start can take is told, key by key.
 
 use std::sync::Arc;
 
-use super::{Running, chain};
+use arc_swap::ArcSwap;
+use tokio::sync::Mutex;
+
+use super::{Services, chain, services};
 use crate::{
-    config::{self, CertificateSource, Config, Problems},
-    edge::{CertificateInfo, EdgeError},
+    backend::{Backends, Keeper, Resolve},
+    config::{self, Config, Difference, Problems},
+    edge::{BoundAddress, CertificateInfo, EdgeError, Listeners},
+    lifecycle::Lifecycle,
+    limit::Clients,
+    metrics::Metrics,
+    route::RouteTable,
+    session::{SessionContext, Tables},
 };
+
+/// What of a running gateway another configuration changes.
+#[derive(Debug)]
+pub struct Live {
+    /// What is in force.
+    pub(super) config: ArcSwap<Config>,
+    pub(super) addresses: Vec<BoundAddress>,
+    pub(super) listeners: Listeners,
+    pub(super) services: Services,
+    pub(super) clients: Arc<Clients>,
+    pub(super) context: Arc<SessionContext>,
+    pub(super) keeper: Keeper,
+    pub(super) resolver: Arc<dyn Resolve>,
+    pub(super) lifecycle: Lifecycle,
+    pub(super) metrics: Metrics,
+    /// One reload at a time.
+    pub(super) turn: Mutex<()>,
+}
 
 /// What a reload has changed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Reloaded {
-    /// The certificates that were read again. Self-signed ones stay as they are.
+    /// The certificates that clients have not seen before.
     pub certificates: Vec<CertificateInfo>,
-    /// Sections of the file that have changed since the start, and wait for a restart.
-    pub waiting: Vec<&'static str>,
+    /// What is different from now on.
+    pub changed: Vec<Difference>,
+    /// What the file says and only a start takes.
+    pub waiting: Vec<Difference>,
+    /// Sessions that were ended because their route has gone.
+    pub ended: u64,
 }
 
 /// Why nothing was reloaded.
@@ -30,6 +63,9 @@ pub enum ReloadError {
     /// Certificates that cannot be used.
     #[error("certificates cannot be used")]
     Certificates(Vec<EdgeError>),
+    /// The gateway is about to end.
+    #[error("the gateway is stopping")]
+    Stopping,
 }
 
 impl ReloadError {
@@ -38,72 +74,132 @@ impl ReloadError {
         match self {
             Self::Config(problems) => problems.to_string().lines().map(str::to_owned).collect(),
             Self::Certificates(errors) => errors.iter().map(|error| chain(error)).collect(),
+            Self::Stopping => Vec::new(),
         }
     }
 }
 
-impl Running {
-    /// Takes what can change without a restart from a configuration that was read again.
+impl Live {
+    /// The configuration in force: as the file was when it was taken last, but for what waits for a restart.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    /// The certificates in use, in the order of the configuration.
+    pub fn certificates(&self) -> Vec<CertificateInfo> {
+        self.listeners.certificates()
+    }
+
+    /// Takes what can change without a restart from a configuration that `read` yields. Reloads that come at
+    /// once are done one after the other, and each reads when its turn has come, so that the last word
+    /// stays. Files are read on a thread apart: a file system that hangs holds up no health check. To be
+    /// called on the control runtime. Cancelled, it has changed nothing.
     ///
     /// # Errors
     /// Everything that is wrong with it. Then nothing has changed.
-    pub fn reload(&self, config: Result<Config, Problems>) -> Result<Reloaded, ReloadError> {
-        let reloaded = self.try_reload(config);
-        self.metrics.certificates_reloaded(reloaded.is_ok());
+    pub async fn reload(
+        &self,
+        read: impl FnOnce() -> Result<Config, Problems> + Send + 'static,
+    ) -> Result<Reloaded, ReloadError> {
+        let _turn = self.turn.lock().await;
+        let reloaded = self.try_reload(read).await;
+        // A drain that has begun says nothing about the file.
+        if !matches!(reloaded, Err(ReloadError::Stopping)) {
+            self.metrics.reloaded(reloaded.is_ok());
+        }
         reloaded
     }
 
-    fn try_reload(&self, config: Result<Config, Problems>) -> Result<Reloaded, ReloadError> {
-        let config = config?;
-        let certificates = self
-            .workers
-            .reload_certificates(&config, &self.metrics)
-            .map_err(ReloadError::Certificates)?;
-        self.note_certificates(&certificates);
-        Ok(Reloaded { certificates, waiting: waiting(&self.config, &config) })
+    async fn try_reload(
+        &self,
+        read: impl FnOnce() -> Result<Config, Problems> + Send + 'static,
+    ) -> Result<Reloaded, ReloadError> {
+        self.still_serves()?;
+        let (before, running) = (self.config(), self.listeners.clone());
+        let prepare = {
+            let before = Arc::clone(&before);
+            move || {
+                let new = read()?;
+                let config = in_force(&before, &new);
+                let prepared = running.prepare(&config).map_err(ReloadError::Certificates)?;
+                Ok::<_, ReloadError>((new, config, prepared))
+            }
+        };
+        let (new, config, listeners) = apart(prepare).await?;
+        let tables = self.context.tables();
+        let backends =
+            Backends::new(&config.backends, &self.metrics, &self.resolver, Some(&tables.backends));
+        backends.learn(&tables.backends).await;
+        self.still_serves()?;
+
+        // From here on nothing fails and nothing waits.
+        let certificates = self.listeners.take(listeners, &self.metrics);
+        let services = services(&config, &self.addresses, &self.lifecycle, &self.metrics);
+        self.services.store(Arc::new(services));
+        self.clients.change(config.limits.per_client.clone());
+        let ended = self.replace_tables(&config, &tables, Arc::new(backends));
+        let changed = before.differences(&config);
+        let waiting = config.differences(&new);
+        self.config.store(Arc::new(config));
+        Ok(Reloaded { certificates, changed, waiting, ended })
     }
 
-    /// Puts new certificates in the place of those of the same listener.
-    fn note_certificates(&self, new: &[CertificateInfo]) {
-        let before = self.certificates();
-        let listeners = self.config.listeners.iter().map(|listener| &listener.name);
-        let now = listeners.flat_map(|name| {
-            let of_it = |all: &[CertificateInfo]| -> Vec<_> {
-                all.iter().filter(|info| info.listener == *name).cloned().collect()
-            };
-            Some(of_it(new)).filter(|new| !new.is_empty()).unwrap_or_else(|| of_it(&before))
-        });
-        self.certificates.store(Arc::new(now.collect()));
+    /// Once it stops, what it does is to be what it was when it was told to.
+    fn still_serves(&self) -> Result<(), ReloadError> {
+        if self.lifecycle.is_stopping() { Err(ReloadError::Stopping) } else { Ok(()) }
+    }
+
+    /// How many sessions ended with their route.
+    fn replace_tables(&self, config: &Config, before: &Tables, backends: Arc<Backends>) -> u64 {
+        let tables = Tables {
+            routes: RouteTable::after(Some(&before.routes), &config.routes, &self.metrics),
+            backends: Arc::clone(&backends),
+            end_removed: config.reload.end_removed,
+        };
+        let ended = self.context.replace_tables(tables, config.limits.sessions);
+        backends.take_over(&before.backends);
+        self.keeper.keep(&backends);
+        self.metrics.forget_unused();
+        ended
     }
 }
 
-/// The sections that differ and that only a start takes.
-fn waiting(running: &Config, new: &Config) -> Vec<&'static str> {
-    let sections = [
-        ("server", running.server != new.server),
-        ("log", running.log != new.log),
-        ("listener", !are_same_listeners(&running.listeners, &new.listeners)),
-        ("admin", running.admin != new.admin),
-        ("limits", running.limits != new.limits),
-        ("timeouts", running.timeouts != new.timeouts),
-        ("drain", running.drain != new.drain),
-        ("route", running.routes != new.routes),
-        ("backend", running.backends != new.backends),
-    ];
-    sections.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+/// Does on a thread apart what may block. For the control side alone.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "no worker waits for it, and nothing else can read files"
+    )]
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
 }
 
-/// Whether nothing but certificate files differs.
-fn are_same_listeners(running: &[config::Listener], new: &[config::Listener]) -> bool {
-    let is_same = |running: &config::Listener, new: &config::Listener| {
-        let mut taken = running.clone();
-        if let CertificateSource::Files(_) = new.certificate {
-            taken.certificate = new.certificate.clone();
-        }
-        taken == *new
+/// What of a new configuration can be taken while `running` is in force; the rest stays as it is.
+fn in_force(running: &Config, new: &Config) -> Config {
+    let listener = |running: &config::Listener| {
+        let named = new.listeners.iter().find(|new| new.name == running.name);
+        named.map_or_else(|| running.clone(), |new| listener_in_force(running, new))
     };
-    running.len() == new.len()
-        && running.iter().zip(new).all(|(running, new)| is_same(running, new))
+    Config {
+        server: running.server.clone(),
+        log: running.log.clone(),
+        admin: running.admin.clone(),
+        listeners: running.listeners.iter().map(listener).collect(),
+        ..new.clone()
+    }
+}
+
+/// Sockets stay as they were bound.
+fn listener_in_force(running: &config::Listener, new: &config::Listener) -> config::Listener {
+    config::Listener {
+        quic: running.quic.clone(),
+        transport: config::Transport {
+            receive_buffer: running.transport.receive_buffer,
+            send_buffer: running.transport.send_buffer,
+            ..new.transport.clone()
+        },
+        ..new.clone()
+    }
 }
 
 #[cfg(test)]
@@ -115,11 +211,17 @@ mod tests {
     const TEXT: &str = r#"version = 1
 [server]
 workers = 1
+[log]
+format = "text"
 [[listener]]
 quic = ["127.0.0.1:0"]
 self_signed = ["localhost"]
+[listener.transport]
+idle_timeout = "45s"
 [limits]
 sessions = 5
+[drain]
+grace = "1s"
 [[route]]
 path = "/a"
 origins = "any"
@@ -133,23 +235,38 @@ endpoints = [{ tcp = "127.0.0.1:9" }]
     }
 
     #[test]
-    fn what_waits_for_a_restart_is_named_by_its_section() {
-        let files = r#"certificates = [{ chain = "tidegate.toml", key = "tidegate.toml" }]"#;
-        for (old, new, sections) in [
-            ("/a", "/a", &[][..]),
-            ("workers = 1", "workers = 2", &["server"]),
-            ("sessions = 5", "sessions = 6\n[log]\nfilter = \"off\"", &["log", "limits"]),
-            ("path = \"/a\"", "path = \"/b\"", &["route"]),
-            // A route holds its backend.
-            (":9", ":10", &["route", "backend"]),
-            ("127.0.0.1:0", "127.0.0.2:0", &["listener"]),
-            ("self_signed = [\"localhost\"]", "self_signed = [\"other\"]", &["listener"]),
-            ("self_signed = [\"localhost\"]", files, &[]),
+    fn each_key_is_taken_or_told_to_wait_for_a_restart() {
+        for (old, new, taken, waits) in [
+            ("/a", "/a", &[][..], &[][..]),
+            ("workers = 1", "workers = 2", &[], &["server.workers"]),
+            ("\"text\"", "\"json\"", &[], &["log.format"]),
+            ("127.0.0.1:0", "127.0.0.2:0", &[], &["listener[0].quic"]),
+            ("[limits]", "[admin]\nlisten = \"127.0.0.1:0\"\n[limits]", &[], &["admin"]),
+            (
+                "idle_timeout = \"45s\"",
+                "idle_timeout = \"50s\"\nreceive_buffer = \"1MiB\"",
+                &["listener[0].transport.idle_timeout"],
+                &["listener[0].transport.receive_buffer"],
+            ),
+            ("\"localhost\"", "\"other\"", &["listener[0].self_signed"], &[]),
+            ("sessions = 5", "sessions = 6", &["limits.sessions"], &[]),
+            ("grace = \"1s\"", "grace = \"2s\"", &["drain.grace"], &[]),
+            ("path = \"/a\"", "name = \"/a\"\npath = \"/b\"", &["route[/a].path"], &[]),
+            (":9", ":10", &["backend.b.endpoints[0].tcp"], &[]),
+            (
+                "[limits]",
+                "[[listener]]\nname = \"x\"\nquic = [\"127.0.0.1:0\"]\nself_signed = [\"x\"]\n[limits]",
+                &[],
+                &["listener[x]"],
+            ),
         ] {
-            let changed = parse(&TEXT.replace(old, new));
-            assert_eq!(waiting(&parse(TEXT), &changed), sections, "{new}");
+            let (running, new_config) = (parse(TEXT), parse(&TEXT.replacen(old, new, 1)));
+            let in_force = in_force(&running, &new_config);
+            let keys = |differences: Vec<Difference>| -> Vec<String> {
+                differences.into_iter().map(|difference| difference.key).collect()
+            };
+            assert_eq!(keys(running.differences(&in_force)), taken, "{new}");
+            assert_eq!(keys(in_force.differences(&new_config)), waits, "{new}");
         }
-        let with_files = parse(&TEXT.replace("self_signed = [\"localhost\"]", files));
-        assert_eq!(waiting(&with_files, &parse(TEXT)), ["listener"], "none is made while it runs");
     }
 }

@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
+use super::Live;
 use crate::{
     admin::{LogFilter, Watched},
     backend::Backends,
-    config::Config,
     edge::Sampler,
-    session::{SessionContext, registry::Registry},
+    session::registry::Registry,
 };
 
 pub(super) struct Watch {
     pub(super) sampler: Sampler,
-    pub(super) context: Arc<SessionContext>,
-    pub(super) config: Arc<Config>,
+    pub(super) live: Arc<Live>,
     pub(super) log: Option<Arc<dyn LogFilter>>,
 }
 
@@ -23,15 +22,15 @@ impl Watched for Watch {
     }
 
     fn backends(&self) -> Arc<Backends> {
-        self.context.backends()
+        self.live.context.backends()
     }
 
     fn sessions(&self) -> &Registry {
-        self.context.sessions()
+        self.live.context.sessions()
     }
 
     fn config(&self) -> String {
-        self.config.effective()
+        self.live.config().effective()
     }
 
     fn log(&self) -> Option<&dyn LogFilter> {

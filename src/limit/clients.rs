@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::{address::ClientKey, bucket::Bucket};
@@ -31,7 +32,7 @@ const LEAST_SWEPT: usize = 64;
 /// Every client address that has something open or came fast. One for the process.
 #[derive(Debug)]
 pub struct Clients {
-    limits: PerClientLimits,
+    limits: ArcSwap<PerClientLimits>,
     shards: [Mutex<Shard>; SHARDS],
     /// Random, so that nobody can choose addresses of one shard.
     hasher: RandomState,
@@ -42,26 +43,32 @@ impl Clients {
     /// Nobody has come yet.
     pub fn new(limits: PerClientLimits, metrics: ClientMetrics) -> Self {
         Self {
-            limits,
+            limits: ArcSwap::from_pointee(limits),
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
             metrics,
         }
     }
 
+    /// From now on these. Who is there stays and counts, but for those that came while nothing was limited.
+    pub fn change(&self, limits: PerClientLimits) {
+        self.limits.store(Arc::new(limits));
+    }
+
     /// Whether the address has all the connections that it may.
     pub fn is_full(&self, address: IpAddr) -> bool {
-        if self.limits.connections == Limit::Unlimited {
+        let most = self.limits.load().connections;
+        if most == Limit::Unlimited {
             return false;
         }
         let key = ClientKey::of(address);
         let open = self.shard(key).addresses.get(&key).map_or(0, |client| client.connections);
-        !self.limits.connections.allows_one_more(open)
+        !most.allows_one_more(open)
     }
 
     /// One connection more, if there is room.
     pub fn connection(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let most = self.limits.connections;
+        let most = self.limits.load().connections;
         if most == Limit::Unlimited {
             return Some(Place { _taken: None });
         }
@@ -78,11 +85,11 @@ impl Clients {
     /// # Errors
     /// Which of the limits keeps it out.
     pub fn session(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<Place, TooMuch> {
-        let limits = &self.limits;
+        let limits = self.limits.load();
         if limits.sessions == Limit::Unlimited && limits.session_rate == Rate::Unlimited {
             return Ok(Place { _taken: None });
         }
-        self.with(ClientKey::of(address), now, |client| client.enter(limits, now))?;
+        self.with(ClientKey::of(address), now, |client| client.enter(&limits, now))?;
         Ok(self.place(address, |client| &mut client.sessions))
     }
 
@@ -294,6 +301,28 @@ mod tests {
         assert!(clients.session(A, now).is_err());
         drop(clients.connection(A).unwrap());
         assert_eq!(remembered(&clients), 1, "another way in loses nothing");
+    }
+
+    #[test]
+    fn other_limits_count_who_is_there() {
+        let (clients, now) = (clients(9, 9, Rate::Unlimited), Instant::now());
+        let held = [clients.session(A, now).unwrap(), clients.session(A, now).unwrap()];
+        let fewer = PerClientLimits { sessions: Limit::AtMost(2), ..PerClientLimits::default() };
+        clients.change(fewer.clone());
+        assert_eq!(clients.session(A, now).unwrap_err(), TooMuch::Sessions);
+
+        // While nothing is limited nobody counts; whose place was counted gives it back all the same.
+        let limits = PerClientLimits {
+            connections: Limit::Unlimited,
+            sessions: Limit::Unlimited,
+            session_rate: Rate::Unlimited,
+        };
+        clients.change(limits);
+        let _uncounted = clients.session(A, now).unwrap();
+        drop(held);
+        clients.change(fewer);
+        let _two = [clients.session(A, now).unwrap(), clients.session(A, now).unwrap()];
+        assert!(clients.session(A, now).is_err());
     }
 
     #[test]

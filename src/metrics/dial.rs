@@ -2,7 +2,7 @@
 
 use prometheus::{IntCounter, IntGauge, IntGaugeVec, Registry};
 
-use super::{GaugeGuard, gauges};
+use super::{GaugeGuard, forget, gauges};
 
 /// The families of all endpoints.
 #[derive(Debug)]
@@ -28,6 +28,12 @@ impl DialFamilies {
                 labels,
             ),
         }
+    }
+
+    /// Drops the series of one endpoint.
+    pub(super) fn forget(&self, labels: &[(&str, &str)]) {
+        forget(&self.dials, labels);
+        forget(&self.queued, labels);
     }
 
     /// The numbers of one endpoint; `connects` is its counter of attempts with a result.

@@ -2,7 +2,7 @@
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-use super::{Reasons, counters, gauges};
+use super::{Held, Reasons, counters, forget, gauges};
 use crate::reason::CheckResult;
 
 /// The families of this part.
@@ -37,8 +37,18 @@ impl PoolFamilies {
         }
     }
 
-    pub(super) fn endpoint(&self, backend: &str, endpoint: &str) -> PoolMetrics {
+    /// Drops the series of one endpoint.
+    pub(super) fn forget(&self, labels: &[(&str, &str)]) {
+        forget(&self.up, labels);
+        forget(&self.ejections, labels);
+        forget(&self.checks, labels);
+    }
+
+    pub(super) fn endpoint(&self, backend: &str, endpoint: &str, held: Held) -> PoolMetrics {
         PoolMetrics {
+            all_up: self.up.clone(),
+            labels: [backend, endpoint].map(str::to_owned),
+            _held: held,
             up: self.up.with_label_values(&[backend, endpoint]),
             ejections: self.ejections.with_label_values(&[backend, endpoint]),
             checks: Reasons::new(CheckResult::ALL, |result| {
@@ -57,4 +67,16 @@ pub struct PoolMetrics {
     pub ejections: IntCounter,
     /// Active checks of its members.
     pub checks: Reasons<CheckResult>,
+    all_up: IntGaugeVec,
+    labels: [String; 2],
+    _held: Held,
+}
+
+impl PoolMetrics {
+    /// The endpoint is configured no more: nobody is to be called because it takes no sessions. What it has
+    /// done stays to be read for some time.
+    pub fn retire(&self) {
+        // An error says that this was done before.
+        _ = self.all_up.remove_label_values(&self.labels);
+    }
 }

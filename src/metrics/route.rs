@@ -7,7 +7,7 @@ use prometheus::{
     core::Collector,
 };
 
-use super::{GaugeGuard, Reasons, SHORT_SECONDS, counters, gauges, histograms};
+use super::{GaugeGuard, Held, Reasons, SHORT_SECONDS, counters, forget, gauges, histograms};
 use crate::reason::{Ending, Loss, Refusal, StreamEnd};
 
 /// Words of the `direction` label.
@@ -165,8 +165,9 @@ impl RouteFamilies {
     }
 
     /// The numbers of one route.
-    pub(super) fn resolve(&self, name: &str) -> RouteMetrics {
+    pub(super) fn resolve(&self, name: &str, held: Held) -> RouteMetrics {
         RouteMetrics {
+            _held: held,
             sessions: self.sessions.with_label_values(&[name]),
             sessions_total: DIALECTS
                 .iter()
@@ -197,6 +198,33 @@ impl RouteFamilies {
             up: self.direction(name, UP),
             down: self.direction(name, DOWN),
         }
+    }
+
+    /// Drops the series of one route.
+    pub(super) fn forget(&self, name: &str) {
+        let labels = [("route", name)];
+        forget(&self.sessions, &labels);
+        let counters = [
+            &self.sessions_total,
+            &self.session_rejects,
+            &self.session_ends,
+            &self.streams_total,
+            &self.streams_slowed,
+            &self.stream_ends,
+            &self.stream_bytes,
+            &self.stream_lost,
+            &self.datagrams,
+            &self.datagram_bytes,
+            &self.datagram_drops,
+            &self.datagram_streams,
+            &self.imbalance_bytes,
+            &self.imbalance_datagrams,
+        ];
+        counters.into_iter().for_each(|family| forget(family, &labels));
+        forget(&self.streams, &labels);
+        let histograms =
+            [&self.session_seconds, &self.session_setup_seconds, &self.datagram_queue_seconds];
+        histograms.into_iter().for_each(|family| forget(family, &labels));
     }
 
     fn direction(&self, route: &str, direction: &str) -> DirectionMetrics {
@@ -276,6 +304,7 @@ pub struct RouteMetrics {
     pub up: DirectionMetrics,
     /// From the backend to the client.
     pub down: DirectionMetrics,
+    _held: Held,
 }
 
 impl RouteMetrics {

@@ -1,14 +1,20 @@
 //! What changes while the gateway runs, and what must not notice.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
 use tidegate::{
-    client::{self, RequestOptions, Session, Trust},
-    edge,
+    client::{self, Closed, RequestOptions, Session, Trust},
+    config, edge,
     gateway::{ReloadError, Reloaded},
 };
 
-use crate::harness::{Setup, TestGateway, echo_tcp, echo_udp, soon};
+use crate::harness::{
+    Setup, TcpBackend, TestGateway, echo_tcp, echo_udp, expect_reset, expect_text, soon,
+};
 
 /// Certificates, in a folder that goes with the test.
 struct Certificates(PathBuf);
@@ -59,7 +65,13 @@ async fn is_seen(gateway: &TestGateway, hash: [u8; 32]) -> bool {
 
 async fn reloads(gateway: &TestGateway, result: &str, times: f64) {
     let labels = [("result", result)];
-    gateway.metric_reaches("tidegate_certificate_reloads_total", &labels, times).await;
+    gateway.metric_reaches("tidegate_config_reloads_total", &labels, times).await;
+}
+
+/// Gives the gateway another configuration.
+async fn reload(gateway: &TestGateway, setup: &Setup) -> Result<Reloaded, ReloadError> {
+    let setup = setup.clone();
+    soon(gateway.running().live().reload(move || setup.read())).await
 }
 
 async fn echoes(session: &Session) {
@@ -84,9 +96,9 @@ async fn a_new_certificate_is_for_new_clients_and_sessions_go_on() {
 
     let new = certificates.make("a");
     assert!(is_seen(&gateway, old).await, "a file alone changes nothing");
-    let Reloaded { certificates, waiting } = gateway.running().reload(setup.read()).unwrap();
+    let Reloaded { certificates, changed, waiting, .. } = reload(&gateway, &setup).await.unwrap();
 
-    assert_eq!((certificates[0].sha256, &waiting[..]), (new, &[][..]));
+    assert_eq!((certificates[0].sha256, changed, waiting), (new, vec![], vec![]));
     assert_eq!(gateway.hash(), new);
     assert!(is_seen(&gateway, new).await && !is_seen(&gateway, old).await);
     reloads(&gateway, "reloaded", 1.0).await;
@@ -115,7 +127,7 @@ async fn a_bad_certificate_changes_nothing_and_every_problem_is_told() {
     // The key of another, and half of a file.
     fs::copy(certificates.0.join("a.key"), certificates.0.join("b.key")).unwrap();
     fs::write(certificates.0.join("c.pem"), "-----BEGIN CERTIFICATE-----\nAAAA\n").unwrap();
-    let refused = gateway.running().reload(setup.read()).unwrap_err();
+    let refused = reload(&gateway, &setup).await.unwrap_err();
 
     let ReloadError::Certificates(_) = &refused else { panic!("{refused:?}") };
     let [mismatch, cut] = &refused.lines()[..] else { panic!("{:?}", refused.lines()) };
@@ -132,7 +144,7 @@ async fn a_bad_certificate_changes_nothing_and_every_problem_is_told() {
     // When it is mended, all of it is taken.
     certificates.make("b");
     certificates.make("c");
-    gateway.running().reload(setup.read()).unwrap();
+    reload(&gateway, &setup).await.unwrap();
     assert!(is_seen(&gateway, new).await);
     reloads(&gateway, "reloaded", 1.0).await;
     gateway.shut_down().await;
@@ -147,7 +159,7 @@ async fn a_bad_configuration_changes_nothing_and_every_problem_is_told() {
     certificates.make("a");
     let bad = setup.tables("[limits]\nsessions = 0\ncolour = 1");
 
-    let refused = gateway.running().reload(bad.read()).unwrap_err();
+    let refused = reload(&gateway, &bad).await.unwrap_err();
 
     let lines = refused.lines();
     assert!(lines[0].contains("limits.sessions: 0 would let nothing through"), "{lines:?}");
@@ -157,20 +169,207 @@ async fn a_bad_configuration_changes_nothing_and_every_problem_is_told() {
     gateway.shut_down().await;
 }
 
+/// What a reload says that it has changed, and what waits.
+fn told(reloaded: &Reloaded) -> (Vec<String>, Vec<String>) {
+    let lines =
+        |differences: &[config::Difference]| differences.iter().map(ToString::to_string).collect();
+    (lines(&reloaded.changed), lines(&reloaded.waiting))
+}
+
 #[tokio::test]
-async fn a_self_signed_certificate_stays_and_what_waits_for_a_restart_is_named() {
+async fn what_waits_for_a_restart_is_named_and_a_self_signed_certificate_stays() {
     let setup = setup().await;
     let gateway = setup.clone().start().await;
     let hash = gateway.hash();
-    let changed = setup.tables("[limits]\nsessions = 7");
+    let changed = setup.workers(2).tables("[limits]\nsessions = 7");
 
-    let reloaded = gateway.running().reload(changed.read()).unwrap();
+    let reloaded = reload(&gateway, &changed).await.unwrap();
 
-    assert_eq!(reloaded, Reloaded { certificates: Vec::new(), waiting: vec!["limits"] });
+    assert_eq!(reloaded.certificates, []);
+    let (changed, waiting) = told(&reloaded);
+    assert_eq!(changed, ["limits.sessions: 100000 -> 7"]);
+    assert_eq!(waiting, ["server.workers: 1 -> 2"]);
     assert_eq!(gateway.hash(), hash);
+    assert!((gateway.metric("tidegate_config_last_reload_successful", &[]) - 1.0).abs() < 0.5);
     gateway.session("/echo").await;
-    // Clients that ask for another path get no other route for it yet.
-    let refusal = gateway.refusal("/other", &RequestOptions::default()).await;
-    assert_eq!(refusal.0, 404);
     gateway.shut_down().await;
+}
+
+/// What was there stays with those who have it, and nobody new gets it.
+#[tokio::test]
+async fn routes_come_and_go_and_sessions_keep_theirs() {
+    let (tcp, udp) = (echo_tcp().await, echo_udp().await);
+    let before = Setup::new().route("/old", Some(tcp), Some(udp));
+    let after = Setup::new().route("/new", Some(tcp), Some(udp));
+    let gateway = before.start().await;
+    let session = gateway.session("/old").await;
+
+    let reloaded = reload(&gateway, &after).await.unwrap();
+
+    let (changed, waiting) = told(&reloaded);
+    let wanted =
+        ["backend.new: added", "backend.old: removed", "route[new]: added", "route[old]: removed"];
+    assert_eq!((&changed[..], &waiting[..]), (&wanted.map(str::to_owned)[..], &[][..]));
+    let refusal = gateway.refusal("/old", &RequestOptions::default()).await;
+    assert_eq!(refusal.0, 404);
+    echoes(&gateway.session("/new").await).await;
+    // Its endpoint has gone, so it is told, and goes on.
+    soon(session.draining()).await;
+    echoes(&session).await;
+    assert!((gateway.metric("tidegate_sessions", &[("route", "old")]) - 1.0).abs() < 0.5);
+    let up = gateway.running().metrics().render();
+    assert!(!up.contains(r#"tidegate_backend_up{backend="old""#), "nobody is to be called for it");
+    session.close(0, "").await;
+    gateway.session_ends("client_closed", 1.0).await;
+    gateway.shut_down().await;
+}
+
+#[tokio::test]
+async fn sessions_of_a_removed_route_end_with_it_if_the_file_says_so() {
+    let (tcp, udp) = (echo_tcp().await, echo_udp().await);
+    let stays = Setup::new().route("/stays", Some(tcp), Some(udp));
+    let gateway = stays.clone().route("/goes", Some(tcp), Some(udp)).start().await;
+    let (stays_open, goes) = (gateway.session("/stays").await, gateway.session("/goes").await);
+
+    let reloaded = reload(&gateway, &stays.tables("[reload]\nend_removed = true")).await.unwrap();
+
+    assert_eq!(reloaded.ended, 1);
+    let closed = soon(goes.closed()).await;
+    assert_eq!(closed, Closed::ByServer { code: 7, reason: "route_removed".to_owned() });
+    gateway.session_ends("route_removed", 1.0).await;
+    echoes(&stays_open).await;
+    gateway.shut_down().await;
+}
+
+/// Nothing is refused meanwhile, nobody is moved, and what comes later goes to the new place.
+#[tokio::test]
+async fn an_endpoint_that_moves_keeps_its_sessions_and_tells_them() {
+    let (first, second) = (TcpBackend::bind().await, TcpBackend::bind().await);
+    let setup = |backend: &TcpBackend| Setup::new().route("/game", Some(backend.address()), None);
+    let gateway = setup(&first).start().await;
+    let session = gateway.session("/game").await;
+    let _greeted = session.open_bidi().await.unwrap();
+    let mut at_first = first.accept().await;
+
+    let reloaded = reload(&gateway, &setup(&second)).await.unwrap();
+
+    let (from, to) = (first.address(), second.address());
+    let said = format!("backend.game.endpoints[0].tcp: \"{from}\" -> \"{to}\"");
+    assert_eq!(told(&reloaded).0, [said]);
+    soon(session.draining()).await;
+    let (mut send, _recv) = session.open_bidi().await.unwrap();
+    send.write(b"where I was").await.unwrap();
+    expect_text(&mut first.accept().await, b"where I was").await;
+    let new = gateway.session("/game").await;
+    let (mut send, _recv) = new.open_bidi().await.unwrap();
+    send.write(b"where it is").await.unwrap();
+    expect_text(&mut second.accept().await, b"where it is").await;
+    session.close(0, "").await;
+    expect_reset(&mut at_first).await;
+    gateway.shut_down().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_the_file_drains_moves_no_session() {
+    let (tcp, udp) = (echo_tcp().await, echo_udp().await);
+    let setup = |draining: bool| {
+        Setup::new().tables(&format!(
+            "[[route]]\npath = \"/echo\"\norigins = \"any\"\nbackend = \"b\"\n[backend.b]\nendpoints = [\
+             {{ name = \"a\", tcp = \"{tcp}\", udp = \"{udp}\", draining = {draining} }},\
+             {{ name = \"z\", tcp = \"{tcp}\", udp = \"{udp}\" }}]\n"
+        ))
+    };
+    let gateway = setup(false).start().await;
+    let (on_a, on_z) = (gateway.session("/echo").await, gateway.session("/echo").await);
+
+    let reloaded = reload(&gateway, &setup(true)).await.unwrap();
+
+    assert_eq!(told(&reloaded).0, ["backend.b.endpoints[a].draining: false -> true"]);
+    soon(on_a.draining()).await;
+    echoes(&on_a).await;
+    assert!((gateway.metric("tidegate_backend_up", &[("endpoint", "a")])).abs() < 0.5);
+    for _ in 0..4 {
+        let session = gateway.session("/echo").await;
+        echoes(&session).await;
+        session.close(0, "").await;
+    }
+    gateway.session_ends("client_closed", 4.0).await;
+    let made = [("endpoint", "a"), ("result", "connected")];
+    assert!((gateway.metric("tidegate_backend_connects_total", &made) - 1.0).abs() < 0.5);
+    echoes(&on_z).await;
+
+    reload(&gateway, &setup(false)).await.unwrap();
+    gateway.metric_reaches("tidegate_backend_up", &[("endpoint", "a")], 1.0).await;
+    gateway.shut_down().await;
+}
+
+#[tokio::test]
+async fn limits_are_those_of_the_last_file_and_count_who_is_there() {
+    let setup = setup().await;
+    let gateway = setup.clone().start().await;
+    let first = gateway.session("/echo").await;
+    let refusal = async |reason: &str| {
+        let refusal = gateway.refusal("/echo", &RequestOptions::default()).await;
+        assert_eq!(refusal.1, reason);
+    };
+    for (limits, reason) in [
+        ("[limits]\nsessions = 1", "too_many_sessions"),
+        ("[limits.per_client]\nsessions = 1", "client_sessions"),
+    ] {
+        reload(&gateway, &setup.clone().tables(limits)).await.unwrap();
+        refusal(reason).await;
+    }
+    let route = "limits = { sessions = 1 }";
+    let full = Setup::new().route_with("/echo", Some(echo_tcp().await), None, route);
+    reload(&gateway, &full).await.unwrap();
+    refusal("route_full").await;
+
+    echoes(&first).await;
+    reload(&gateway, &setup).await.unwrap();
+    gateway.session("/echo").await;
+    gateway.shut_down().await;
+}
+
+/// Those that come at once are done one after the other, and the last that reads is the last that counts.
+#[tokio::test]
+async fn reloads_that_overlap_take_turns() {
+    let setup = setup().await;
+    let gateway = setup.clone().start().await;
+    let running = Mutex::new(0);
+    let running = Arc::new(running);
+    let reload = |sessions: u32| {
+        let (setup, running) = (setup.clone(), Arc::clone(&running));
+        let read = move || {
+            *running.lock().unwrap() += 1;
+            assert_eq!(*running.lock().unwrap(), 1, "two read at once");
+            let read = setup.tables(&format!("[limits]\nsessions = {sessions}")).read();
+            *running.lock().unwrap() -= 1;
+            read
+        };
+        gateway.running().live().reload(read)
+    };
+    let all = futures_util::future::join_all((1..=50).map(reload));
+    let changes: Vec<_> = soon(all).await.into_iter().map(|done| done.unwrap().changed).collect();
+
+    assert!(changes.iter().all(|changed| changed.len() == 1));
+    let last = changes.last().unwrap()[0].to_string();
+    assert_eq!(last, "limits.sessions: 49 -> 50");
+    reloads(&gateway, "reloaded", 50.0).await;
+    gateway.shut_down().await;
+}
+
+#[tokio::test]
+async fn nothing_is_reloaded_once_the_gateway_stops() {
+    let setup = Setup::with_drain("delay = \"1h\"");
+    let setup = setup.route("/echo", Some(echo_tcp().await), Some(echo_udp().await));
+    let gateway = setup.clone().start().await;
+    gateway.running().lifecycle().begin_stop();
+
+    let refused = reload(&gateway, &setup.tables("[limits]\nsessions = 7")).await.unwrap_err();
+
+    assert!(matches!(refused, ReloadError::Stopping), "{refused:?}");
+    for result in ["reloaded", "failed"] {
+        reloads(&gateway, result, 0.0).await;
+    }
+    gateway.shut_down_when(std::future::ready(())).await;
 }

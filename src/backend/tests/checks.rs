@@ -8,6 +8,7 @@ use tokio::{
 };
 
 use super::{super::member::Addresses, *};
+use crate::lifecycle::Lifecycle;
 use crate::{
     config::{Check, Payload, Statuses},
     reason::CheckResult,
@@ -207,7 +208,8 @@ async fn an_endpoint_goes_down_and_comes_back_with_its_checks() {
     assert_eq!((up(0), up(1)), (1, 1), "everyone begins up");
     let lifecycle = Lifecycle::new();
     let all = Arc::new(Backends([("test".to_owned(), Arc::clone(&backend))].into()));
-    lifecycle.spawn(all.tend(lifecycle.clone()));
+    let keeper = Keeper::new(lifecycle.clone());
+    keeper.keep(&all);
 
     until(|| up(1) == 0).await;
     assert!(backend.endpoints[1].pool.checks.get(CheckResult::Refused) >= 3);

@@ -1,6 +1,7 @@
 //! Names that resolve, change and stop resolving.
 
 use super::{super::dial::tests::Hanging, *};
+use crate::lifecycle::Lifecycle;
 use crate::reason::CheckResult;
 
 /// A backend of one endpoint, the host `a`, whose addresses the test sets.
@@ -171,7 +172,8 @@ async fn a_failed_dial_has_names_resolved_soon_but_not_each_time() {
     backend.resolve().await;
     let lifecycle = Lifecycle::new();
     let all = Arc::new(Backends([("test".to_owned(), Arc::clone(&backend))].into()));
-    lifecycle.spawn(all.tend(lifecycle.clone()));
+    let keeper = Keeper::new(lifecycle.clone());
+    keeper.keep(&all);
 
     names.set("a", &["127.0.0.8"]);
     let began = Instant::now();
@@ -190,7 +192,8 @@ async fn tending_resolves_again_and_stops_with_the_drain() {
     let backend = named(&names, 7);
     let all = Arc::new(Backends([("test".to_owned(), Arc::clone(&backend))].into()));
     let lifecycle = Lifecycle::new();
-    lifecycle.spawn(all.tend(lifecycle.clone()));
+    let keeper = Keeper::new(lifecycle.clone());
+    keeper.keep(&all);
     names.set("a", &["127.0.0.1"]);
     while backend.pick(&NOBODY).is_none() {
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -219,7 +219,8 @@ fn endpoint(
     }
     let weight = problems.within(&raw.key("weight"), raw.weight, Endpoint::WEIGHT, 1..=MOST_WEIGHT);
     let name = raw.name.unwrap_or_else(|| index.to_string());
-    Endpoint { name, tcp: raw.tcp, unix, udp: raw.udp, weight }
+    let draining = raw.draining.unwrap_or_default();
+    Endpoint { name, tcp: raw.tcp, unix, udp: raw.udp, weight, draining }
 }
 
 /// Fine enough for one session in a thousand.

@@ -143,6 +143,7 @@ impl UnixServer {
             tcp: None,
             unix: Some(self.path.clone()),
             udp: None,
+            draining: false,
             weight: 1,
         });
         route_to(backend)

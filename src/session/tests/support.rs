@@ -122,6 +122,7 @@ impl Gateway {
         let backends = route.destination.backends();
         let backends = backends.map(|b| (b.name.clone(), Arc::clone(b))).collect();
         let tables = Tables {
+            end_removed: false,
             routes: RouteTable::new(std::slice::from_ref(&route), &metrics),
             backends: Arc::new(Backends::new(&backends, &metrics, &no_resolver(), None)),
         };
