@@ -289,7 +289,7 @@ async fn serve<R: SessionRequest>(
     // Nobody else sets it.
     _ = opener.set(session.opener());
     prepared.begin(&bridges, &session, first);
-    entered.accepted();
+    entered.accepted(session.leg());
     let _open = route.metrics.session_opened(head.dialect);
     route.metrics.session_setup_took(asked.elapsed());
     let began = Instant::now();
@@ -306,6 +306,8 @@ async fn serve<R: SessionRequest>(
     route.metrics.ends.inc(end.why);
     route.metrics.session_lived(began.elapsed());
     log_end(&head, protocol.as_deref(), &bridges, &end, began);
+    // Before the gauge, so that whoever sees it counted as gone does not find it any more.
+    drop(entered);
     Ok(())
 }
 

@@ -10,7 +10,7 @@
 #[cfg(test)]
 pub(crate) mod memory;
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -177,6 +177,9 @@ pub trait Session: Send + 'static {
     /// What opens streams to the client.
     type Opener: StreamOpener<Send = Self::Send, Recv = Self::Recv>;
 
+    /// What looks at the way to the client, for as long as anybody wants to.
+    fn leg(&self) -> Arc<dyn ClientLeg>;
+
     /// What opens streams to the client, for as long as the session lives.
     fn opener(&self) -> Self::Opener;
 
@@ -193,6 +196,43 @@ pub trait Session: Send + 'static {
     /// Lets go of a session that the client has ended, once the client has nothing more to say on it or
     /// has taken too long: what it says after its own end is answered as the protocol wants.
     fn leave(self) -> impl Future<Output = ()> + Send;
+}
+
+/// The way to a session's client, for whoever looks on: from any thread, and seldom.
+pub trait ClientLeg: fmt::Debug + Send + Sync + 'static {
+    /// How it does now.
+    fn state(&self) -> LegState;
+}
+
+/// How the way to a client does. Numbers that a transport does not have are 0.
+///
+/// Sessions that share a connection share these.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct LegState {
+    /// Where the client is now: it may have moved since it asked.
+    pub client: Option<SocketAddr>,
+    /// The round trip as it is estimated, and the shortest that was seen.
+    pub rtt: Duration,
+    /// The shortest round trip that was seen.
+    pub min_rtt: Duration,
+    /// Bytes that may be on their way at once.
+    pub congestion_window: u64,
+    /// How often the window was cut.
+    pub congestion_events: u64,
+    /// The largest packet that the path carries, in bytes.
+    pub mtu: u16,
+    /// Packets sent on the current path.
+    pub packets_sent: u64,
+    /// Packets of these that were lost.
+    pub packets_lost: u64,
+    /// Bytes in packets that were lost.
+    pub bytes_lost: u64,
+    /// Bytes sent in UDP datagrams since the connection began.
+    pub bytes_sent: u64,
+    /// Bytes received in them.
+    pub bytes_received: u64,
+    /// Bytes that the transport's own queue of datagrams has room for.
+    pub datagram_room: u64,
 }
 
 /// Opens streams to a session's client. Clones open streams of the same session.

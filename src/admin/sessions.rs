@@ -1,6 +1,9 @@
 //! `/api/sessions`: the sessions that live, and ending them.
 
-use std::{net::IpAddr, time::UNIX_EPOCH};
+use std::{
+    net::IpAddr,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use serde::{Deserialize, Serialize};
 use tracing::info;
@@ -14,6 +17,7 @@ use crate::{
     bridge::{Account, Accounts, Farewell},
     reason::Ending,
     session::registry::{LiveSession, Registry, Selection},
+    transport::LegState,
 };
 
 /// Below it stand the sessions.
@@ -279,6 +283,7 @@ struct Details {
     uni_streams_open: u64,
     up: Direction,
     down: Direction,
+    client_leg: Leg,
 }
 
 impl Details {
@@ -294,6 +299,44 @@ impl Details {
             uni_streams_open: session.open_uni_streams(),
             up: Direction::of(&totals.up),
             down: Direction::of(&totals.down),
+            client_leg: Leg::of(&session.client_leg()),
+        }
+    }
+}
+
+/// How the way to the client does.
+#[derive(Serialize)]
+struct Leg {
+    client: Option<String>,
+    rtt_ms: f64,
+    min_rtt_ms: f64,
+    congestion_window: u64,
+    congestion_events: u64,
+    mtu: u16,
+    packets_sent: u64,
+    packets_lost: u64,
+    bytes_lost: u64,
+    bytes_sent: u64,
+    bytes_received: u64,
+    datagram_room: u64,
+}
+
+impl Leg {
+    fn of(state: &LegState) -> Self {
+        let millis = |time: Duration| time.as_secs_f64() * 1000.0;
+        Self {
+            client: state.client.map(|client| client.to_string()),
+            rtt_ms: millis(state.rtt),
+            min_rtt_ms: millis(state.min_rtt),
+            congestion_window: state.congestion_window,
+            congestion_events: state.congestion_events,
+            mtu: state.mtu,
+            packets_sent: state.packets_sent,
+            packets_lost: state.packets_lost,
+            bytes_lost: state.bytes_lost,
+            bytes_sent: state.bytes_sent,
+            bytes_received: state.bytes_received,
+            datagram_room: state.datagram_room,
         }
     }
 }

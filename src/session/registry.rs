@@ -24,6 +24,7 @@ use crate::{
     backend::ClientInfo,
     bridge::{self, Farewell, Totals},
     reason::Ending,
+    transport::{ClientLeg, LegState},
 };
 
 /// Every session of the process that has not ended.
@@ -40,11 +41,12 @@ pub struct LiveSession {
     begun: OnceLock<Begun>,
 }
 
-/// When a session was accepted.
-#[derive(Clone, Copy, Debug)]
+/// When a session was accepted, and over what.
+#[derive(Debug)]
 struct Begun {
     at: Instant,
     date: SystemTime,
+    leg: Arc<dyn ClientLeg>,
 }
 
 /// Which sessions are meant: those to which all of it applies.
@@ -213,6 +215,11 @@ impl LiveSession {
         self.begun.get().map_or(Duration::ZERO, |begun| begun.at.elapsed())
     }
 
+    /// How the way to its client does.
+    pub fn client_leg(&self) -> LegState {
+        self.begun.get().map(|begun| begun.leg.state()).unwrap_or_default()
+    }
+
     /// Why it ended, if it does so just now.
     pub fn ending(&self) -> Option<Ending> {
         self.bridges.ending()
@@ -258,9 +265,9 @@ pub(super) struct Entered<'a> {
 
 impl Entered<'_> {
     /// Notes that the session is accepted: from now on it is shown.
-    pub(super) fn accepted(&self) {
+    pub(super) fn accepted(&self, leg: Arc<dyn ClientLeg>) {
         // It is accepted once.
-        _ = self.session.begun.set(Begun { at: Instant::now(), date: SystemTime::now() });
+        _ = self.session.begun.set(Begun { at: Instant::now(), date: SystemTime::now(), leg });
     }
 }
 

@@ -21,8 +21,8 @@ use tokio::sync::Notify;
 pub(crate) use self::stream::{ClientRecv, ClientSend, MemoryRecv, MemorySend, SeenEnd};
 use self::stream::{SharedPipe, pipe};
 use super::{
-    ClientEnd, DatagramError, Datagrams, OpenError, RequestHead, Session, SessionEvents,
-    SessionRequest, StreamOpener,
+    ClientEnd, ClientLeg, DatagramError, Datagrams, LegState, OpenError, RequestHead, Session,
+    SessionEvents, SessionRequest, StreamOpener,
 };
 use crate::reason::{Refusal, Refused};
 
@@ -231,11 +231,30 @@ impl SessionState {
     }
 }
 
+/// The way to a client in memory.
+pub(crate) fn memory_leg() -> Arc<dyn ClientLeg> {
+    Arc::new(MemoryLeg)
+}
+
+/// Nothing takes time in memory, and nothing is lost.
+#[derive(Debug)]
+struct MemoryLeg;
+
+impl ClientLeg for MemoryLeg {
+    fn state(&self) -> LegState {
+        LegState { mtu: u16::MAX, ..LegState::default() }
+    }
+}
+
 impl Session for MemorySession {
     type Send = MemorySend;
     type Recv = MemoryRecv;
     type Datagrams = MemoryDatagrams;
     type Opener = MemoryOpener;
+
+    fn leg(&self) -> Arc<dyn ClientLeg> {
+        memory_leg()
+    }
 
     fn opener(&self) -> MemoryOpener {
         // Without the events, which may hold the opener: neither would ever be dropped.

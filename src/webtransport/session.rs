@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     reason::Ending,
-    transport::{self, ClientEnd},
+    transport::{self, ClientEnd, ClientLeg, LegState},
 };
 
 /// How long a client that was told of its session's end may take to say that it has read it. Chromium
@@ -215,11 +215,40 @@ async fn send_due(
     }
 }
 
+/// A session's connection, for whoever looks on.
+#[derive(Debug)]
+struct QuicLeg(quinn::Connection);
+
+impl ClientLeg for QuicLeg {
+    fn state(&self) -> LegState {
+        let stats = self.0.stats();
+        let path = stats.path;
+        LegState {
+            client: Some(self.0.remote_address()),
+            rtt: path.rtt,
+            min_rtt: path.min_rtt,
+            congestion_window: path.cwnd,
+            congestion_events: path.congestion_events,
+            mtu: path.current_mtu,
+            packets_sent: path.sent_packets,
+            packets_lost: path.lost_packets,
+            bytes_lost: path.lost_bytes,
+            bytes_sent: stats.udp_tx.bytes,
+            bytes_received: stats.udp_rx.bytes,
+            datagram_room: self.0.datagram_send_buffer_space() as u64,
+        }
+    }
+}
+
 impl transport::Session for Session {
     type Send = SendStream;
     type Recv = RecvStream;
     type Datagrams = Datagrams;
     type Opener = StreamOpener;
+
+    fn leg(&self) -> Arc<dyn ClientLeg> {
+        Arc::new(QuicLeg(self.incoming.quic.clone()))
+    }
 
     fn opener(&self) -> StreamOpener {
         let (quic, flow) = (self.incoming.quic.clone(), Arc::clone(&self.flow));

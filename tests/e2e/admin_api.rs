@@ -107,6 +107,12 @@ async fn a_session_is_listed_with_what_it_is_and_what_it_carried() {
     assert_eq!(details["up"]["stream_bytes"]["delivered"], 5);
     assert_eq!(details["down"]["datagram_bytes"]["delivered"], 4);
     assert_eq!(details["server_name"], "localhost");
+    let leg = &details["client_leg"];
+    assert_eq!(leg["client"], shown["client"]);
+    for field in ["rtt_ms", "congestion_window", "packets_sent", "bytes_sent", "bytes_received"] {
+        assert!(leg[field].as_f64().unwrap() > 0.0, "{field} in {leg}");
+    }
+    assert!(leg["mtu"].as_u64().unwrap() >= 1200, "{leg}");
 
     drop(session);
     gateway.shut_down().await;

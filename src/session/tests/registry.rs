@@ -9,7 +9,7 @@ use crate::{
     metrics::Metrics,
     reason::Ending,
     session::registry::{Page, Registry, Selection},
-    transport::memory::MemoryClient,
+    transport::memory::{MemoryClient, memory_leg},
 };
 
 async fn sessions(gateway: &Gateway, count: usize) -> Vec<MemoryClient> {
@@ -136,7 +136,7 @@ fn what_is_not_accepted_yet_is_not_shown_and_can_be_ended() {
     assert_eq!(registry.end(|_| true, Ending::EndedByOperator, None), 1);
     assert_eq!(bridges.ending(), Some(Ending::EndedByOperator));
 
-    entered.accepted();
+    entered.accepted(memory_leg());
     assert_eq!(registry.page(&Selection::default(), None, 10).sessions.len(), 1);
     drop(entered);
     assert!(registry.is_empty());
@@ -148,14 +148,14 @@ fn sessions_come_and_go_while_they_are_listed() {
     let (registry, metrics) = (Registry::default(), Metrics::new());
     let stays = Arc::new(context(&metrics));
     let stays = registry.enter(stays);
-    stays.accepted();
+    stays.accepted(memory_leg());
     thread::scope(|scope| {
         let workers: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
                     for _ in 0..200 {
                         let entered = registry.enter(Arc::new(context(&metrics)));
-                        entered.accepted();
+                        entered.accepted(memory_leg());
                     }
                 })
             })
