@@ -10,6 +10,7 @@
 
 mod access;
 mod backends;
+pub mod client;
 mod http;
 mod query;
 mod sessions;

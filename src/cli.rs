@@ -8,6 +8,7 @@ mod announce;
 mod cert;
 mod check;
 mod completions;
+mod ctl;
 mod descriptors;
 mod dev;
 mod failure;
@@ -53,6 +54,10 @@ enum Command {
     /// Serves WebTransport with a certificate made at start, in front of a TCP and a UDP echo server,
     /// and a playground page for the browser. Open to every origin: meant for this machine alone.
     Dev(dev::Dev),
+    /// Ask a running gateway, and change it
+    ///
+    /// Lists and ends sessions, drains endpoints, changes what is logged, by the gateway's admin listener.
+    Ctl(ctl::Ctl),
     /// Work with certificates
     #[command(subcommand)]
     Cert(cert::Cert),
@@ -88,6 +93,7 @@ pub(crate) fn run() -> Result<ExitCode, Failure> {
         Command::Run(command) => control_thread(command.execute(&cli.log)),
         Command::Dev(command) => control_thread(command.execute(&cli.log)),
         Command::Check(command) => command.execute(&cli.log),
+        Command::Ctl(command) => control_thread(command.execute()),
         Command::Cert(command) => command.execute(),
         Command::Token(command) => command.execute(),
         Command::Completions(command) => command.execute(),

@@ -36,6 +36,8 @@ use self::echo::{echo_tcp, echo_udp};
 
 #[path = "cli/credentials.rs"]
 mod credentials;
+#[path = "cli/ctl.rs"]
+mod ctl;
 
 /// How long anything that is expected may take, on a machine with other things to do.
 const DEADLINE: Duration = Duration::from_secs(20);

@@ -11,6 +11,8 @@ use std::{
 use tidegate::{config::Problems, edge::CertificateError, gateway::StartError};
 use tracing_subscriber::filter::ParseError;
 
+use super::ctl::CtlError;
+
 /// Every failure that ends the program.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -43,6 +45,9 @@ pub(crate) enum Failure {
         #[source]
         source: ParseError,
     },
+    /// A running gateway could not be asked, or refused.
+    #[error(transparent)]
+    Ctl(#[from] CtlError),
     /// No certificate can be read from a file.
     #[error("{}: cannot read a certificate in PEM form", file.display())]
     Certificate {
@@ -79,7 +84,7 @@ impl Failure {
     /// The exit code, as listed in `--help` (numbers of `sysexits.h`).
     pub(crate) const fn exit_code(&self) -> u8 {
         match self {
-            Self::Output(_) | Self::Create { .. } => 1,
+            Self::Output(_) | Self::Create { .. } | Self::Ctl(_) => 1,
             Self::LogFilter { .. } | Self::MakeCertificate(_) | Self::Token(_) => 2,
             Self::Bind { .. } | Self::System { .. } => 71,
             Self::Config(_) | Self::ConfiguredLogFilter { .. } | Self::Certificate { .. } => 78,
