@@ -41,7 +41,10 @@ use std::{
 
 pub use self::{
     backend::{Backend, Dial, Endpoint, Keepalive, ProxyProtocol, Roots},
-    credential::{ClaimRule, Credential, CredentialKind, SUBJECT, Token, Tokens, Wanted},
+    credential::{
+        ClaimRule, Credential, CredentialKind, Jwt, JwtKey, KeyMaterial, KeySource, SUBJECT, Token,
+        Tokens, Wanted,
+    },
     datagram::{DatagramKey, Oversize},
     destination::{Destination, Listed},
     diff::{Change, Difference},
@@ -140,6 +143,9 @@ const MOST_WORKERS: u32 = 64;
 pub struct Secret(Vec<u8>);
 
 impl Secret {
+    /// 256 bits: what the keys that are made from it have, and what HS256 wants (RFC 7518 section 3.2).
+    pub(crate) const LEAST_BYTES: usize = 32;
+
     /// The bytes, for key derivation alone.
     pub fn expose(&self) -> &[u8] {
         &self.0

@@ -8,26 +8,32 @@
 //! printed or is told to a client holds any part of it; and what a client shows is looked at in sizes that are
 //! bounded before anything is parsed.
 //!
-//! Specifications: RFC 6750 (bearer tokens).
+//! Specifications: RFC 6750 (bearer tokens), RFC 7519, 7515, 7518 and 8037 (signed ones), RFC 8725 (what goes wrong
+//! with those).
 
+mod claims;
 mod crypto;
+mod jwt;
 mod percent;
+#[cfg(not(feature = "aws-lc-rs"))]
+mod ring;
 mod shown;
 mod tokens;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::SystemTime};
 
+pub use self::claims::Claims;
 use self::shown::Shown;
 pub use self::tokens::{new_token, token_hash};
 use crate::{
-    config::{self, ClaimRule, CredentialKind, SUBJECT, Wanted},
+    config::{self, CredentialKind, SUBJECT},
     reason::Refusal,
     transport::RequestHead,
 };
 
 /// What a route asks for. Clones are cheap.
 #[derive(Clone, Default)]
-pub struct Gate(Arc<[Arc<config::Credential>]>);
+pub struct Gate(Arc<[Checker]>);
 
 /// Who was let in.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -36,15 +42,19 @@ pub struct Identity {
     pub credential: String,
     /// Whom it names.
     pub subject: Option<String>,
+    /// What else is known of it.
+    pub claims: Claims,
+    /// Until when it is let in.
+    pub ends: Option<SystemTime>,
 }
 
 impl Gate {
     /// Asks for any one of these; for nothing where there are none.
     pub fn new(credentials: &[Arc<config::Credential>]) -> Self {
-        Self(credentials.into())
+        Self(credentials.iter().map(Checker::new).collect())
     }
 
-    /// Decides on one request. `captures` is what the captures of the route's path stand for.
+    /// Decides on one request, made now. `captures` is what the captures of the route's path stand for.
     ///
     /// # Errors
     /// Why nothing that it shows lets it in. Of several reasons, the one that is nearest to entering.
@@ -52,10 +62,11 @@ impl Gate {
         &self,
         head: &RequestHead,
         captures: &[(String, String)],
+        now: SystemTime,
     ) -> Result<Option<Identity>, Refusal> {
         let mut refused = None;
-        for credential in &*self.0 {
-            match check(credential, head, captures) {
+        for checker in &*self.0 {
+            match checker.check(head, captures, now) {
                 Ok(identity) => return Ok(Some(identity)),
                 Err(why) => refused = refused.max(Some(why)),
             }
@@ -65,7 +76,7 @@ impl Gate {
 
     /// A query without the parameters that carry tokens: what everybody else may see of it.
     pub fn without_tokens(&self, query: &str) -> Option<String> {
-        let names = self.0.iter().filter_map(|credential| credential.query.as_deref());
+        let names = self.0.iter().filter_map(|checker| checker.settings.query.as_deref());
         shown::without(query, &names.collect::<Vec<_>>())
     }
 }
@@ -73,7 +84,7 @@ impl Gate {
 /// The names are enough: what a credential is compared with is nobody's business.
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|credential| &credential.name)).finish()
+        f.debug_list().entries(self.0.iter().map(|checker| &checker.settings.name)).finish()
     }
 }
 
@@ -84,6 +95,8 @@ enum Unfit {
     Missing,
     /// What was shown is not among what is known, or no credential at all.
     Invalid,
+    /// It was a good one.
+    Expired,
     /// It is a good one, but not for this.
     Forbidden,
 }
@@ -93,44 +106,66 @@ impl From<Unfit> for Refusal {
         match why {
             Unfit::Missing => Self::CredentialMissing,
             Unfit::Invalid => Self::CredentialInvalid,
+            Unfit::Expired => Self::CredentialExpired,
             Unfit::Forbidden => Self::CredentialForbidden,
         }
     }
 }
 
-fn check(
-    credential: &config::Credential,
-    head: &RequestHead,
-    captures: &[(String, String)],
-) -> Result<Identity, Unfit> {
-    let CredentialKind::Tokens(tokens) = &credential.kind;
-    let token = match Shown::of(head, credential.query.as_deref()) {
-        Shown::Token(token) => token,
-        Shown::Nothing => return Err(Unfit::Missing),
-        Shown::Unusable => return Err(Unfit::Invalid),
-    };
-    let known = tokens::find(tokens, &token).ok_or(Unfit::Invalid)?;
-    let identity = Identity { credential: credential.name.clone(), subject: known.name.clone() };
-    match credential.claims.iter().all(|rule| fits(rule, &identity, captures)) {
-        true => Ok(identity),
-        false => Err(Unfit::Forbidden),
-    }
+/// Compares what clients show with one credential.
+struct Checker {
+    settings: Arc<config::Credential>,
+    kind: Kind,
 }
 
-/// Whether a claim is what the rule wants.
-fn fits(rule: &ClaimRule, identity: &Identity, captures: &[(String, String)]) -> bool {
-    let claimed = identity.subject.as_deref().filter(|_| rule.claim == SUBJECT);
-    let Some(claimed) = claimed else { return false };
-    match &rule.wanted {
-        Wanted::Text(text) => claimed == text,
-        Wanted::Capture(name) => {
-            let found = captures.iter().find(|(known, _)| known == name);
-            // The path is compared as what it means: `%20` is a blank.
-            let decoded = found.and_then(|(_, value)| percent::decoded(value));
-            decoded.is_some_and(|value| !value.is_empty() && *value == *claimed.as_bytes())
+enum Kind {
+    Jwt(jwt::Verifier),
+    Tokens(config::Tokens),
+}
+
+/// Whom a log line and a backend can be told of.
+const MOST_SUBJECT_BYTES: usize = 1024;
+
+impl Checker {
+    fn new(settings: &Arc<config::Credential>) -> Self {
+        let kind = match &settings.kind {
+            CredentialKind::Jwt(jwt) => Kind::Jwt(jwt::Verifier::new(jwt)),
+            CredentialKind::Tokens(tokens) => Kind::Tokens(tokens.clone()),
+        };
+        Self { settings: Arc::clone(settings), kind }
+    }
+
+    fn check(
+        &self,
+        head: &RequestHead,
+        captures: &[(String, String)],
+        now: SystemTime,
+    ) -> Result<Identity, Unfit> {
+        let token = match Shown::of(head, self.settings.query.as_deref()) {
+            Shown::Token(token) => token,
+            Shown::Nothing => return Err(Unfit::Missing),
+            Shown::Unusable => return Err(Unfit::Invalid),
+        };
+        let (claims, ends) = match &self.kind {
+            Kind::Jwt(verifier) => {
+                let (claims, ends) = verifier.verify(&token, now)?;
+                (Claims::of_token(claims), ends)
+            }
+            Kind::Tokens(tokens) => {
+                let known = tokens::find(tokens, &token).ok_or(Unfit::Invalid)?;
+                (Claims::one(SUBJECT, known.name.clone()), None)
+            }
+        };
+        let subject = claims.value(SUBJECT).map(str::to_owned);
+        if subject.as_ref().is_some_and(|subject| subject.len() > MOST_SUBJECT_BYTES) {
+            return Err(Unfit::Invalid);
         }
+        if !self.settings.claims.iter().all(|rule| claims.fit(rule, captures)) {
+            return Err(Unfit::Forbidden);
+        }
+        Ok(Identity { credential: self.settings.name.clone(), subject, claims, ends })
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

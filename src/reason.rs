@@ -87,6 +87,8 @@ reasons! {
         CredentialMissing = "credential_missing", Client;
         /// What the client shows is not known, or cannot be one.
         CredentialInvalid = "credential_invalid", Client;
+        /// What the client shows was good once.
+        CredentialExpired = "credential_expired", Client;
         /// Who the client is may use the gateway, but not this route or path.
         CredentialForbidden = "credential_forbidden", Client;
         /// The route requires an application protocol, and has none of the client's.
@@ -131,7 +133,7 @@ impl Refusal {
     pub const fn status(self) -> u16 {
         match self {
             Self::BadRequest | Self::SettingsTimeout | Self::NoCommonProtocol => 400,
-            Self::CredentialMissing | Self::CredentialInvalid => 401,
+            Self::CredentialMissing | Self::CredentialInvalid | Self::CredentialExpired => 401,
             Self::OriginNotAllowed | Self::OriginMissing | Self::CredentialForbidden => 403,
             Self::NoRoute | Self::BackendNotListed => 404,
             Self::NotWebTransport => 405,
@@ -154,7 +156,9 @@ impl Refusal {
     pub const fn challenge(self) -> Option<&'static str> {
         match self {
             Self::CredentialMissing => Some("Bearer"),
-            Self::CredentialInvalid => Some("Bearer error=\"invalid_token\""),
+            Self::CredentialInvalid | Self::CredentialExpired => {
+                Some("Bearer error=\"invalid_token\"")
+            }
             Self::CredentialForbidden => Some("Bearer error=\"insufficient_scope\""),
             _ => None,
         }
@@ -242,6 +246,8 @@ reasons! {
         SessionLifetime = "session_lifetime", Gateway;
         /// The session had carried nothing for its route's `session_idle`.
         SessionIdle = "session_idle", Gateway;
+        /// What the client had shown to be let in was good no longer.
+        CredentialExpired = "credential_expired", Client;
         /// Its route is not in the configuration any more, and `reload.end_removed` is on.
         RouteRemoved = "route_removed", Operator;
         /// The drain's grace was over and the session was still there.
@@ -267,6 +273,7 @@ impl Ending {
             Self::DrainDeadline => 1,
             Self::Killed => 2,
             Self::Internal => 3,
+            Self::CredentialExpired => 4,
             Self::SessionLifetime => 5,
             Self::SessionIdle => 6,
             Self::RouteRemoved => 7,

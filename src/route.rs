@@ -27,6 +27,7 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     sync::Arc,
+    time::SystemTime,
 };
 
 use self::hosts::{Hosts, NotFound};
@@ -149,7 +150,7 @@ impl RouteTable {
         origin.map_err(refused)?;
 
         let captures = captures(&route.settings.path, &segments);
-        let identity = route.gate.check(head, &captures);
+        let identity = route.gate.check(head, &captures, SystemTime::now());
         watch(Step::Credential(identity.as_ref().map(Option::as_ref).map_err(|why| *why)));
         let identity = identity.map_err(refused)?;
 

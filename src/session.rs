@@ -22,7 +22,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -146,8 +146,12 @@ impl SessionContext {
         }
         let Match { route, identity, query, protocol, backend, captures } =
             found.map_err(|(route, why)| (route, why.into()))?;
-        let facts =
-            RequestFacts { client: head.client.ip(), captures: &captures, query: query.as_deref() };
+        let facts = RequestFacts {
+            client: head.client.ip(),
+            captures: &captures,
+            query: query.as_deref(),
+            claims: identity.as_ref().map(|identity| &identity.claims),
+        };
         let backend = tables.backends.get(&backend.name);
         match self.reserve(&route, backend, &facts) {
             Ok((permits, pin)) => {
@@ -247,7 +251,8 @@ async fn serve<R: SessionRequest>(
     asked: Instant,
     context: &SessionContext,
 ) -> Result<(), (R, Refusal)> {
-    let subject = identity.and_then(|identity| identity.subject);
+    let (subject, credential_ends) =
+        identity.map_or((None, None), |identity| (identity.subject, identity.ends));
     let client = ClientInfo {
         subject,
         ..ClientInfo::new(Arc::clone(&head), &route.settings.name, captures, protocol.clone())
@@ -294,7 +299,10 @@ async fn serve<R: SessionRequest>(
     route.metrics.session_setup_took(asked.elapsed());
     let began = Instant::now();
 
-    let deadlines = Deadlines::new(&route.settings, began);
+    let mut deadlines = Deadlines::new(&route.settings, began);
+    if let Some(ends) = credential_ends.and_then(moment) {
+        deadlines.end_at(ends, Ending::CredentialExpired);
+    }
     let end = live(session, &bridges, &context.lifecycle, deadlines).await;
     // What they held is lost only when they are gone, and the log line tells of it. Should one not end, the
     // session's end is still to be counted.
@@ -309,6 +317,13 @@ async fn serve<R: SessionRequest>(
     // Before the gauge, so that whoever sees it counted as gone does not find it any more.
     drop(entered);
     Ok(())
+}
+
+/// A date on this process's clock, which goes on evenly though somebody sets the system's. What lies beyond its
+/// end never comes.
+fn moment(date: SystemTime) -> Option<Instant> {
+    let left = date.duration_since(SystemTime::now()).unwrap_or_default();
+    Instant::now().checked_add(left)
 }
 
 /// Notes a client that was gone before its session began: it is counted neither as a session nor as an

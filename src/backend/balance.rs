@@ -5,7 +5,7 @@
 
 use std::{cmp::Ordering, net::IpAddr};
 
-use crate::config::HashOn;
+use crate::{config::HashOn, credential::Claims};
 
 /// What a session request is told apart by. All of it is the client's word but for the address.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +16,8 @@ pub struct RequestFacts<'a> {
     pub captures: &'a [(String, String)],
     /// What followed the `?`.
     pub query: Option<&'a str>,
+    /// What its credential says of it, if it has shown one.
+    pub claims: Option<&'a Claims>,
 }
 
 impl RequestFacts<'_> {
@@ -28,6 +30,7 @@ impl RequestFacts<'_> {
                 self.captures.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
             }
             HashOn::Query(name) => self.parameter(name),
+            HashOn::Claim(name) => self.claims.and_then(|claims| claims.value(name)),
         };
         // A socket for both families shows IPv4 clients as ::ffff:a.b.c.d.
         match (value.filter(|value| !value.is_empty()), self.client.to_canonical()) {
@@ -288,7 +291,12 @@ mod tests {
     #[test]
     fn what_is_hashed_is_what_was_configured() {
         let captures = [("room".to_owned(), "42".to_owned())];
+        let claims = Claims::of_token(
+            serde_json::from_str(r#"{"sub":"alice","room":42,"rooms":["a","b"]}"#).unwrap(),
+        );
+        let claim = |name: &str| HashOn::Claim(name.to_owned());
         let facts = |client: &str, query| RequestFacts {
+            claims: Some(&claims),
             client: client.parse().unwrap(),
             captures: &captures,
             query,
@@ -304,6 +312,10 @@ mod tests {
             (&query, "192.0.2.1", Some("p=&q"), address),
             (&query, "192.0.2.1", None, address),
             (&HashOn::Capture("seat".into()), "192.0.2.1", None, address),
+            (&claim("sub"), "192.0.2.1", None, hash(b"alice")),
+            (&claim("room"), "192.0.2.1", None, hash(b"42")),
+            (&claim("rooms"), "192.0.2.1", None, address),
+            (&claim("seat"), "192.0.2.1", None, address),
         ] {
             assert_eq!(facts(client, text).hash(on), wanted, "{on} {client} {text:?}");
         }

@@ -89,8 +89,12 @@ impl Resolve for Names {
 }
 
 /// A request without anything to tell it apart by.
-pub(crate) const NOBODY: RequestFacts<'_> =
-    RequestFacts { client: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), captures: &[], query: None };
+pub(crate) const NOBODY: RequestFacts<'_> = RequestFacts {
+    client: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+    captures: &[],
+    query: None,
+    claims: None,
+};
 
 pub(super) fn backend(settings: config::Backend) -> (Arc<Backend>, Metrics) {
     let metrics = Metrics::new();

@@ -1,6 +1,8 @@
 //! Credentials: what a client may show to be let in.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, time::Duration};
+
+use super::Secret;
 
 /// One kind of credential under a name, for any number of routes.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -18,8 +20,98 @@ pub struct Credential {
 /// What a credential is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum CredentialKind {
+    /// A signed bearer token.
+    Jwt(Jwt),
     /// A bearer token that stands, hashed, in a file.
     Tokens(Tokens),
+}
+
+/// What signed tokens are held to (RFC 7519).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Jwt {
+    /// Where the keys were read.
+    pub sources: Vec<KeySource>,
+    /// What verifies them; at least one. No two have the same `kid`.
+    pub keys: Vec<JwtKey>,
+    /// Of whom one must be among those that a token is for (`aud`). Default none: a token that says whom it is for
+    /// is refused then.
+    pub audience: Vec<String>,
+    /// Of whom one must have issued a token (`iss`). Default none: whoever has the key.
+    pub issuer: Vec<String>,
+    /// How much the clocks of issuer and gateway may differ. Default 30 s.
+    pub leeway: Duration,
+    /// Whether a token must say when it ends (`exp`). Default true.
+    pub require_expiry: bool,
+}
+
+impl Jwt {
+    pub(super) const LEEWAY: Duration = Duration::from_secs(30);
+}
+
+/// Where keys were read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum KeySource {
+    /// A PEM file with one public key.
+    PublicKey {
+        /// The file.
+        file: PathBuf,
+        /// Which tokens are to be verified with it.
+        kid: Option<String>,
+    },
+    /// A set of keys in JSON (RFC 7517).
+    Jwks {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A secret that issuer and gateway share.
+    Secret {
+        /// Which tokens are to be verified with it.
+        kid: Option<String>,
+    },
+}
+
+/// A key, and which tokens it is for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct JwtKey {
+    /// Its name, as tokens have it.
+    pub kid: Option<String>,
+    /// The key itself.
+    pub material: KeyMaterial,
+}
+
+/// A key, bound to its algorithm.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum KeyMaterial {
+    /// HMAC with SHA-256.
+    Hs256(Secret),
+    /// RSASSA-PKCS1-v1_5 with SHA-256; 2048 to 8192 bits.
+    Rs256 {
+        /// The modulus.
+        n: Vec<u8>,
+        /// The exponent.
+        e: Vec<u8>,
+    },
+    /// ECDSA on P-256 with SHA-256; the point in uncompressed form.
+    Es256(Vec<u8>),
+    /// Ed25519.
+    EdDsa(Vec<u8>),
+}
+
+impl KeyMaterial {
+    /// A secret for HMAC.
+    pub(crate) fn secret(bytes: Vec<u8>) -> Self {
+        Self::Hs256(Secret(bytes))
+    }
+
+    /// The algorithm's name (RFC 7518 section 3.1, RFC 8037 section 3.1).
+    pub const fn algorithm(&self) -> &'static str {
+        match self {
+            Self::Hs256(_) => "HS256",
+            Self::Rs256 { .. } => "RS256",
+            Self::Es256(_) => "ES256",
+            Self::EdDsa(_) => "EdDSA",
+        }
+    }
 }
 
 /// The tokens of a file.

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use super::{
     Admin, Backend, BackendTls, CertificateFiles, CertificateSource, Check, ClaimRule, Config,
-    Credential, CredentialKind, DatagramKey, Destination, Dial, Ejection, Endpoint, Health,
-    Keepalive, Limits, Listed, Listener, Payload, PerClientLimits, PerConnectionLimits, Roots,
-    Route, Server, Timeouts, Transport, raw,
+    Credential, CredentialKind, DatagramKey, Destination, Dial, Ejection, Endpoint, Health, Jwt,
+    Keepalive, KeySource, Limits, Listed, Listener, Payload, PerClientLimits, PerConnectionLimits,
+    Roots, Route, Server, Timeouts, Transport, raw,
     read::{HexBytes, Workers},
     units::{Patience, Period},
 };
@@ -234,14 +234,44 @@ impl DestinationKeys {
 }
 
 fn credential(credential: &Credential) -> raw::Credential {
-    let CredentialKind::Tokens(tokens) = &credential.kind;
+    let (jwt, tokens) = match &credential.kind {
+        CredentialKind::Jwt(rules) => (Some(jwt(rules)), None),
+        CredentialKind::Tokens(tokens) => (None, Some(text(&tokens.file))),
+    };
     let rule = |rule: &ClaimRule| (rule.claim.clone(), rule.wanted.clone());
     raw::Credential {
-        tokens: Some(text(&tokens.file)),
+        jwt,
+        tokens,
         query: credential.query.clone(),
         claims: Some(credential.claims.iter().map(rule).collect())
             .filter(|claims: &BTreeMap<_, _>| !claims.is_empty()),
         ..Default::default()
+    }
+}
+
+fn jwt(jwt: &Jwt) -> raw::Jwt {
+    // An empty list has no form: the key is left out.
+    let list = |list: &Vec<String>| Some(list.clone()).filter(|list| !list.is_empty());
+    raw::Jwt {
+        keys: Some(jwt.sources.iter().map(jwt_key).collect()),
+        audience: list(&jwt.audience),
+        issuer: list(&jwt.issuer),
+        leeway: Some(Period(jwt.leeway)),
+        require_expiry: Some(jwt.require_expiry),
+        ..Default::default()
+    }
+}
+
+fn jwt_key(source: &KeySource) -> raw::JwtKey {
+    let none = raw::JwtKey::default();
+    match source {
+        KeySource::PublicKey { file, kid } => {
+            raw::JwtKey { public_key: Some(text(file)), kid: kid.clone(), ..none }
+        }
+        KeySource::Jwks { file } => raw::JwtKey { jwks: Some(text(file)), ..none },
+        KeySource::Secret { kid } => {
+            raw::JwtKey { secret: Some(raw::Hidden::default()), kid: kid.clone(), ..none }
+        }
     }
 }
 

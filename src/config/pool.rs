@@ -28,18 +28,21 @@ pub enum HashOn {
     Capture(String),
     /// A parameter of the request's query, as sent.
     Query(String),
+    /// A claim of the client's credential, where it has one value.
+    Claim(String),
 }
 
 impl HashOn {
-    /// Reads `client-address`, `capture:NAME` or `query:NAME`.
+    /// Reads `client-address`, `capture:NAME`, `query:NAME` or `claim:NAME`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             None if text == "client-address" => Ok(Self::ClientAddress),
             Some(("capture", name)) if !name.is_empty() => Ok(Self::Capture(name.to_owned())),
             Some(("query", name)) if !name.is_empty() => Ok(Self::Query(name.to_owned())),
+            Some(("claim", name)) if !name.is_empty() => Ok(Self::Claim(name.to_owned())),
             _ => Err(format!(
-                "{text:?} is nothing to hash; write \"client-address\", \"capture:NAME\" or \
-                 \"query:NAME\""
+                "{text:?} is nothing to hash; write \"client-address\", \"capture:NAME\", \
+                 \"query:NAME\" or \"claim:NAME\""
             )),
         }
     }
@@ -51,6 +54,7 @@ impl fmt::Display for HashOn {
             Self::ClientAddress => f.write_str("client-address"),
             Self::Capture(name) => write!(f, "capture:{name}"),
             Self::Query(name) => write!(f, "query:{name}"),
+            Self::Claim(name) => write!(f, "claim:{name}"),
         }
     }
 }

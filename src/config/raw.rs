@@ -278,9 +278,31 @@ section! {
 section! {
     /// `[credential.NAME]`
     Credential {
+        jwt: Jwt,
         tokens: String,
         query: String,
         claims: BTreeMap<String, Wanted>,
+    }
+}
+
+section! {
+    /// `[credential.NAME.jwt]`
+    Jwt {
+        keys: Vec<JwtKey>,
+        audience: Vec<String>,
+        issuer: Vec<String>,
+        leeway: Period,
+        require_expiry: bool,
+    }
+}
+
+section! {
+    /// An element of `credential.NAME.jwt.keys`.
+    JwtKey {
+        public_key: String,
+        jwks: String,
+        secret: Hidden,
+        kid: String,
     }
 }
 

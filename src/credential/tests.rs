@@ -1,7 +1,14 @@
 //! The gate as a whole.
 
+pub(crate) mod jwt;
+
+use std::time::UNIX_EPOCH;
+
 use super::*;
-use crate::config::{Credential, Token, Tokens};
+use crate::config::{ClaimRule, Credential, Token, Tokens, Wanted};
+
+/// The clock of these tests.
+const NOW: SystemTime = UNIX_EPOCH;
 
 /// A credential of one token, which stands for this name.
 fn one_token(name: Option<&str>, token: &str, claims: &[(&str, Wanted)]) -> Arc<Credential> {
@@ -28,8 +35,8 @@ fn with_token(token: &str) -> RequestHead {
 #[test]
 fn a_route_without_credentials_asks_for_nothing() {
     let gate = Gate::new(&[]);
-    assert_eq!(gate.check(&RequestHead::for_tests(), &[]), Ok(None));
-    assert_eq!(gate.check(&with_token("any"), &[]), Ok(None));
+    assert_eq!(gate.check(&RequestHead::for_tests(), &[], NOW), Ok(None));
+    assert_eq!(gate.check(&with_token("any"), &[], NOW), Ok(None));
 }
 
 #[test]
@@ -40,9 +47,13 @@ fn any_of_the_credentials_lets_in_and_the_nearest_miss_is_told() {
         one_token(Some("bob"), "second", &[]),
         one_token(Some("carol"), "third", &closed),
     ]);
-    let check = |head: &RequestHead| gate.check(head, &[]);
-    let identity =
-        |name: &str| Identity { credential: format!("of-{name}"), subject: Some(name.to_owned()) };
+    let check = |head: &RequestHead| gate.check(head, &[], NOW);
+    let identity = |name: &str| Identity {
+        credential: format!("of-{name}"),
+        subject: Some(name.to_owned()),
+        claims: Claims::one("sub", [name.to_owned()]),
+        ends: None,
+    };
     assert_eq!(check(&with_token("first")), Ok(Some(identity("alice"))));
     assert_eq!(check(&with_token("second")), Ok(Some(identity("bob"))));
     assert_eq!(check(&with_token("third")), Err(Refusal::CredentialForbidden));
@@ -69,13 +80,13 @@ fn a_subject_limits_the_path_as_it_is_meant() {
     ] {
         let gate = Gate::new(&[one_token(subject, "first", &own)]);
         let captures = [("room".to_owned(), "alice".to_owned()), ("user".into(), capture.into())];
-        let found = gate.check(&with_token("first"), &captures);
+        let found = gate.check(&with_token("first"), &captures, NOW);
         assert_eq!(found.is_ok(), fits, "{subject:?} {capture}");
         if !fits {
             assert_eq!(found, Err(Refusal::CredentialForbidden));
         }
         // Without the capture nothing fits.
-        assert!(gate.check(&with_token("first"), &[]).is_err());
+        assert!(gate.check(&with_token("first"), &[], NOW).is_err());
     }
 }
 

@@ -311,6 +311,13 @@ impl std::fmt::Debug for MemoryClient {
 pub(crate) const CREDIT: usize = 256 * 1024;
 
 impl MemoryClient {
+    /// A request for this path that shows this token, and the client that made it.
+    pub(crate) fn showing(token: &str, path: &str) -> (MemoryRequest, Self) {
+        let (mut request, client) = Self::asking(path);
+        request.head.authorization = Some(format!("Bearer {token}")).into();
+        (request, client)
+    }
+
     /// A request for this path, and the client that made it.
     pub(crate) fn asking(path: &str) -> (MemoryRequest, Self) {
         let head = RequestHead {

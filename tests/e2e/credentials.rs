@@ -1,10 +1,20 @@
 //! Who is let in: what clients show, what they are told where it does not do, and that none of it goes anywhere.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
+#[cfg(feature = "aws-lc-rs")]
+use aws_lc_rs::hmac;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, header};
+#[cfg(not(feature = "aws-lc-rs"))]
+use ring::hmac;
 use tidegate::{
-    client::{Refused, RequestOptions},
+    client::{Closed, Refused, RequestOptions},
     credential::token_hash,
 };
 
@@ -178,5 +188,95 @@ async fn two_authorizations_are_a_bad_request() {
     let value = HeaderValue::from_str(&format!("Bearer {ALICE}")).unwrap();
     options.headers.append(header::AUTHORIZATION, value);
     assert_eq!(gateway.refusal("/x", &options).await, (400, "bad_request".to_owned()));
+    gateway.shut_down().await;
+}
+
+/// A signed token with these claims, made with [`SECRET`].
+fn signed(claims: &str) -> String {
+    let message = [r#"{"alg":"HS256"}"#, claims].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+    let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
+    let signature = hmac::sign(&key, message.as_bytes());
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+const SECRET: &str = "a-secret-that-is-shared-with-the-issuer";
+
+/// A gateway with a route for players who have a token, which must be for their room.
+async fn players(dir: &Dir, backend: SocketAddr) -> TestGateway {
+    let secret = dir.write("secret", SECRET);
+    Setup::new()
+        .route_with("/game/{room}", Some(backend), None, "credentials = [\"players\"]")
+        .tables(&format!(
+            "[credential.players]\nquery = \"token\"\nclaims = {{ room = \"{{room}}\" }}\n\
+             [credential.players.jwt]\nkeys = [{{ secret = {{ file = {secret:?} }} }}]\nleeway = \"0s\""
+        ))
+        .start()
+        .await
+}
+
+/// Seconds since 1970, from now on.
+fn after(time: Duration) -> f64 {
+    (SystemTime::now() + time).duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+#[tokio::test]
+async fn a_signed_token_lets_in_where_its_claims_say_until_it_is_over() {
+    let dir = Dir::new("signed");
+    let gateway = players(&dir, echo_tcp().await).await;
+    let nothing = RequestOptions::default();
+    let hour = after(Duration::from_secs(3600));
+    let good = signed(&format!(r#"{{"sub":"alice","room":"lobby","exp":{hour}}}"#));
+    for (path, options) in [
+        (format!("/game/lobby?token={good}"), nothing.clone()),
+        ("/game/lobby".to_owned(), bearer(&good)),
+        ("/game/l%6fbby".to_owned(), bearer(&good)),
+    ] {
+        gateway.try_session(&path, &options).await.unwrap().close(0, "").await;
+    }
+    let forged = good.replace('.', ".e");
+    let old = signed(r#"{"sub":"alice","room":"lobby","exp":1000000000}"#);
+    for (path, options, wanted) in [
+        ("/game/lobby", nothing, (401, "credential_missing", "Bearer")),
+        (
+            "/game/lobby",
+            bearer(&forged),
+            (401, "credential_invalid", "Bearer error=\"invalid_token\""),
+        ),
+        (
+            "/game/lobby",
+            bearer(&old),
+            (401, "credential_expired", "Bearer error=\"invalid_token\""),
+        ),
+        (
+            "/game/other",
+            bearer(&good),
+            (403, "credential_forbidden", "Bearer error=\"insufficient_scope\""),
+        ),
+    ] {
+        let found = refusal(&gateway, path, &options).await;
+        assert_eq!((found.0, &*found.1, &*found.2), wanted, "{path}");
+    }
+    gateway.shut_down().await;
+}
+
+/// The client is told with a code of its own, and its streams are cut.
+#[tokio::test]
+async fn a_session_ends_with_its_token() {
+    let dir = Dir::new("ends");
+    let backend = TcpBackend::bind().await;
+    let gateway = players(&dir, backend.address()).await;
+    let connection = gateway.connect().await;
+    // On a busy machine a token may be over before it is looked at; then with a longer one.
+    let mut life = Duration::from_millis(250);
+    let session = loop {
+        let token = signed(&format!(r#"{{"room":"lobby","exp":{}}}"#, after(life)));
+        match soon(connection.open_session(&gateway.url("/game/lobby"), &bearer(&token))).await {
+            Ok(session) => break session,
+            Err(_over) => life *= 2,
+        }
+    };
+    let closed = soon(session.closed()).await;
+    assert_eq!(closed, Closed::ByServer { code: 4, reason: "credential_expired".into() });
+    gateway.session_ends("credential_expired", 1.0).await;
     gateway.shut_down().await;
 }

@@ -1,5 +1,8 @@
 //! Credentials, with the files that they are compared with.
 
+mod jwks;
+mod jwt;
+mod public_key;
 mod tokens;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -46,12 +49,29 @@ fn kind(
     folder: &Folder,
     problems: &mut Collector<'_>,
 ) -> Option<CredentialKind> {
-    if !problems.has(&raw.key("tokens")) {
-        problems.add(&raw.at, "says nothing of what clients show; write tokens = \"FILE\"");
-        return None;
+    let kinds = ["jwt", "tokens"].map(|name| raw.key(name));
+    let there: Vec<_> = kinds.iter().filter(|key| problems.has(key)).cloned().collect();
+    match &there[..] {
+        [] => {
+            let message =
+                "says nothing of what clients show; write a section `jwt`, or tokens = \"FILE\"";
+            problems.add(&raw.at, message);
+            return None;
+        }
+        [_] => {}
+        [first, second, ..] => {
+            let message = format!(
+                "stands beside `{first}`; write a credential for each, a route may list both"
+            );
+            problems.add(second, message);
+            return None;
+        }
     }
-    let file = raw.tokens.as_ref()?;
-    tokens::read(&raw.key("tokens"), file, folder, problems).map(CredentialKind::Tokens)
+    if let Some(file) = &raw.tokens {
+        tokens::read(&raw.key("tokens"), file, folder, problems).map(CredentialKind::Tokens)
+    } else {
+        jwt::read(raw.jwt.as_ref()?, folder, problems).map(CredentialKind::Jwt)
+    }
 }
 
 /// Notes a parameter that no URL has as it is written.
@@ -83,7 +103,7 @@ fn check_claims(
     claims: &[ClaimRule],
     problems: &mut Collector<'_>,
 ) {
-    let CredentialKind::Tokens(tokens) = kind;
+    let CredentialKind::Tokens(tokens) = kind else { return };
     let key = raw.key("claims");
     for rule in claims.iter().filter(|rule| rule.claim != SUBJECT) {
         let message = format!("a token of a file says nothing but its name; write {SUBJECT:?}");

@@ -162,7 +162,7 @@ fn check_protocols(raw: &raw::Route, problems: &mut Collector<'_>) {
     }
 }
 
-/// Notes a path without the capture that the backend tells sessions apart by.
+/// Notes a route without the capture, or without any claims, that the backend tells sessions apart by.
 fn check_hash(
     path: Option<&RoutePath>,
     destination: Option<&Destination>,
@@ -171,6 +171,15 @@ fn check_hash(
 ) {
     let (Some(path), Some(destination)) = (path, destination) else { return };
     for backend in different(destination) {
+        if let HashOn::Claim(wanted) = &backend.hash_on
+            && !problems.has(&raw.key("credentials"))
+        {
+            let message = format!(
+                "asks for no credentials, but backend {:?} hashes the claim {wanted:?} (hash_on)",
+                backend.name
+            );
+            problems.add(&raw.at, message);
+        }
         let HashOn::Capture(wanted) = &backend.hash_on else { continue };
         if !path.captures().any(|name| name == wanted) {
             let message = format!(

@@ -101,12 +101,12 @@ pub(super) fn secret(
         }
     };
     let bytes = without_line_end(bytes);
-    if bytes.len() < LEAST_SECRET_BYTES {
-        let length = bytes.len();
+    if bytes.len() < Secret::LEAST_BYTES {
+        let (length, least) = (bytes.len(), Secret::LEAST_BYTES);
         problems.add(
             &raw.at,
             format!(
-                "{length} bytes are too short; at least {LEAST_SECRET_BYTES} are needed, such as \
+                "{length} bytes are too short; at least {least} are needed, such as \
                  from `openssl rand -hex 32`"
             ),
         );
@@ -114,9 +114,6 @@ pub(super) fn secret(
     }
     Some(Secret(bytes))
 }
-
-/// 256 bits: what the keys that are made from it have.
-const LEAST_SECRET_BYTES: usize = 32;
 
 /// A file that a command wrote ends with a line break, which a variable would not have. Instances
 /// that get the secret in different ways must get the same one.

@@ -1,14 +1,19 @@
 //! Sessions that end because their time is over.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use tokio::time::Instant;
 
 use super::support::*;
 use crate::{
     backend::tests::dead_address,
-    config,
+    config::{self, Credential, CredentialKind, Jwt, JwtKey, KeyMaterial},
+    credential::tests::jwt::{SECRET, token},
     reason::Ending,
+    session::run,
     transport::memory::{MemoryClient, SeenEnd},
 };
 
@@ -74,4 +79,38 @@ async fn a_session_whose_open_streams_carry_nothing_is_idle() {
     assert_eq!(recv.read_to_end().await, (Vec::new(), SeenEnd::Reset(None)));
     assert_reset(connection.read_to_end().await.1);
     is_closed(&client, &gateway, Ending::SessionIdle).await;
+}
+
+/// The leeway is the session's too. What the token's date means was decided when it was looked at: the clock of
+/// the machine may be set meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_session_ends_with_its_credential_and_its_leeway() {
+    let credential = Credential {
+        name: "players".into(),
+        kind: CredentialKind::Jwt(Jwt {
+            sources: Vec::new(),
+            keys: vec![JwtKey { kid: None, material: KeyMaterial::secret(SECRET.to_vec()) }],
+            audience: Vec::new(),
+            issuer: Vec::new(),
+            leeway: 8 * SECOND,
+            require_expiry: true,
+        }),
+        query: None,
+        claims: Vec::new(),
+    };
+    let credentials = vec![Arc::new(credential)];
+    let gateway = Gateway::new(config::Route { credentials, ..route(&[dead_address()]) });
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let exp = (now + 2 * SECOND).as_secs_f64();
+    let (request, client) =
+        MemoryClient::showing(&token(&format!(r#"{{"sub":"alice","exp":{exp}}}"#)), PATH);
+    gateway.lifecycle.spawn(run(request, Arc::clone(&gateway.context)));
+    client.accepted().await;
+    let began = Instant::now();
+    // What has passed on the machine's clock meanwhile is not the paused one's.
+    let is_about = |wanted: Duration| (wanted - 5 * SECOND..=wanted).contains(&began.elapsed());
+    client.asked_to_end().await;
+    assert!(is_about(9 * SECOND), "{:?}", began.elapsed());
+    is_closed(&client, &gateway, Ending::CredentialExpired).await;
+    assert!(is_about(10 * SECOND), "{:?}", began.elapsed());
 }

@@ -185,6 +185,10 @@ fn with_credential(folder: &Scratch, route: &str, credential: &str) -> Result<Co
     folder.file("bad", (line("alice:", 1) + "s3cret\n" + &line("a b:", 2)).as_bytes());
     folder.file("named", line("_x:", 1).as_bytes());
     folder.file("empty", b"# none\n");
+    folder.file("es256.pem", include_bytes!("../../../credential/fixtures/es256.pem"));
+    folder.file("keys.json", br#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"b","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#);
+    folder.file("secret", b"0123456789abcdef0123456789abcdef");
+    folder.file("short", b"0123456789");
     let text =
         VALID.replace("path = \"/game/{room}\"", &format!("path = \"/game/{{room}}\"\n{route}"));
     Config::parse(&format!("{text}{credential}"), "t.toml", &folder.0)
@@ -197,6 +201,8 @@ fn credentials_are_read_with_their_files_and_printed_again() {
         "[credential.robots]\ntokens = \"robots\"",
         "[credential.robots]\ntokens = \"nameless\"\nquery = \"token\"",
         "[credential.robots]\ntokens = \"robots\"\nclaims = { sub = \"{room}\" }",
+        "[credential.robots.jwt]\nkeys = [{ public_key = \"es256.pem\", kid = \"a\" }, { jwks = \"keys.json\" }]\n\
+         audience = [\"game\"]\nissuer = [\"me\"]\nleeway = \"1m\"\nrequire_expiry = false",
     ] {
         let config = with_credential(&folder, "credentials = [\"robots\"]", credential);
         let config = config.unwrap_or_else(|p| panic!("{p}"));
@@ -208,74 +214,157 @@ fn credentials_are_read_with_their_files_and_printed_again() {
     }
 }
 
-#[test]
-fn credentials_that_make_no_sense_are_named_by_their_key() {
-    let folder = Scratch::new("credentials-bad");
-    let robots = "credentials = [\"robots\"]";
-    for (route, credential, wanted) in [
-        (robots, "[credential.robots]", "credential.robots: says nothing of what clients show"),
-        (robots, "[credential.robots]\ntokens = 1", "credential.robots.tokens: expected a string"),
-        (
-            robots,
-            "[credential.robots]\ntokens = \"empty\"",
-            "credential.robots.tokens: FOLDER/empty holds no token",
-        ),
-        (
-            robots,
-            "[credential.robots]\ntokens = \"missing\"",
-            "credential.robots.tokens: cannot read FOLDER/missing",
-        ),
-        (
-            robots,
-            "[credential.robots]\ntokens = \"named\"",
-            "credential.robots.tokens: \"_x\" is no name",
-        ),
-        (
-            robots,
-            "[credential.robots]\ntokens = \"robots\"\nquery = \"a b\"",
-            "credential.robots.query: \"a b\" is no parameter",
-        ),
-        (
-            robots,
-            "[credential.robots]\ntokens = \"robots\"\nclaims = { room = \"{room}\" }",
-            "credential.robots.claims.room: a token of a file says nothing but its name",
-        ),
-        (
-            robots,
-            "[credential.robots]\ntokens = \"nameless\"\nclaims = { sub = \"{room}\" }",
-            "credential.robots.claims.sub: no token of the file has a name",
-        ),
-        (
-            robots,
-            "[credential.robots]\ntokens = \"robots\"\nclaims = { sub = \"{seat}\" }",
-            "route[0].credentials[0]: /game/{room} has no capture \"seat\"",
-        ),
-        (
-            robots,
-            "[credential.robots]\ntokens = \"robots\"\nclaims = { sub = \"a{room}\" }",
-            "credential.robots.claims.sub: \"a{room}\" is no value",
-        ),
-        (
-            "credentials = [\"robot\"]",
-            "[credential.robots]\ntokens = \"robots\"",
-            "route[0].credentials[0]: no credential is named \"robot\"; did you mean \"robots\"?",
-        ),
-        (
-            "credentials = [\"robots\", \"robots\"]",
-            "[credential.robots]\ntokens = \"robots\"",
-            "route[0].credentials[1]: \"robots\" stands here twice",
-        ),
-        (
-            "credentials = []",
-            "[credential.robots]\ntokens = \"robots\"",
-            "route[0].credentials: this list is empty",
-        ),
-    ] {
+/// Each credential of a route, and the one thing that is said of it.
+fn are_wrong(name: &str, cases: &[(&str, &str, &str)]) {
+    let folder = Scratch::new(name);
+    for (route, credential, wanted) in cases {
         let wanted = wanted.replace("FOLDER", &folder.0.display().to_string());
         let problems = with_credential(&folder, route, credential).unwrap_err().to_string();
         assert!(problems.contains(&format!(": {wanted}")), "{problems}, not {wanted}");
         assert_eq!(problems.lines().count(), 1, "{problems}");
     }
+}
+
+#[test]
+fn credentials_that_make_no_sense_are_named_by_their_key() {
+    let robots = "credentials = [\"robots\"]";
+    are_wrong(
+        "credentials-bad",
+        &[
+            (robots, "[credential.robots]", "credential.robots: says nothing of what clients show"),
+            (
+                robots,
+                "[credential.robots]\ntokens = 1",
+                "credential.robots.tokens: expected a string",
+            ),
+            (
+                robots,
+                "[credential.robots]\ntokens = \"empty\"",
+                "credential.robots.tokens: FOLDER/empty holds no token",
+            ),
+            (
+                robots,
+                "[credential.robots]\ntokens = \"missing\"",
+                "credential.robots.tokens: cannot read FOLDER/missing",
+            ),
+            (
+                robots,
+                "[credential.robots]\ntokens = \"named\"",
+                "credential.robots.tokens: \"_x\" is no name",
+            ),
+            (
+                robots,
+                "[credential.robots]\ntokens = \"robots\"\nquery = \"a b\"",
+                "credential.robots.query: \"a b\" is no parameter",
+            ),
+            (
+                robots,
+                "[credential.robots]\ntokens = \"robots\"\nclaims = { room = \"{room}\" }",
+                "credential.robots.claims.room: a token of a file says nothing but its name",
+            ),
+            (
+                robots,
+                "[credential.robots]\ntokens = \"nameless\"\nclaims = { sub = \"{room}\" }",
+                "credential.robots.claims.sub: no token of the file has a name",
+            ),
+            (
+                robots,
+                "[credential.robots]\ntokens = \"robots\"\nclaims = { sub = \"{seat}\" }",
+                "route[0].credentials[0]: /game/{room} has no capture \"seat\"",
+            ),
+            (
+                robots,
+                "[credential.robots]\ntokens = \"robots\"\nclaims = { sub = \"a{room}\" }",
+                "credential.robots.claims.sub: \"a{room}\" is no value",
+            ),
+            (
+                "credentials = [\"robot\"]",
+                "[credential.robots]\ntokens = \"robots\"",
+                "route[0].credentials[0]: no credential is named \"robot\"; did you mean \"robots\"?",
+            ),
+            (
+                "credentials = [\"robots\", \"robots\"]",
+                "[credential.robots]\ntokens = \"robots\"",
+                "route[0].credentials[1]: \"robots\" stands here twice",
+            ),
+            (
+                "credentials = []",
+                "[credential.robots]\ntokens = \"robots\"",
+                "route[0].credentials: this list is empty",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn keys_that_verify_nothing_are_named_by_their_key() {
+    let robots = "credentials = [\"robots\"]";
+    are_wrong(
+        "keys-bad",
+        &[
+            (
+                robots,
+                "[credential.robots]\ntokens = \"robots\"\njwt = { keys = [{ public_key = \"es256.pem\" }] }",
+                "credential.robots.tokens: stands beside `credential.robots.jwt`",
+            ),
+            (robots, "[credential.robots.jwt]", "credential.robots.jwt.keys: is missing"),
+            (
+                robots,
+                "[credential.robots.jwt]\nkeys = [{ kid = \"a\" }]",
+                "credential.robots.jwt.keys[0]: write exactly one of public_key, jwks and secret",
+            ),
+            (
+                robots,
+                "[credential.robots.jwt]\nkeys = [{ public_key = \"es256.pem\", jwks = \"keys.json\" }]",
+                "credential.robots.jwt.keys[0]: write exactly one of public_key, jwks and secret",
+            ),
+            (
+                robots,
+                "[credential.robots.jwt]\nkeys = [{ public_key = \"secret\" }]",
+                "credential.robots.jwt.keys[0].public_key: FOLDER/secret holds no public key in PEM form",
+            ),
+            (
+                robots,
+                "[credential.robots.jwt]\nkeys = [{ jwks = \"secret\" }]",
+                "credential.robots.jwt.keys[0].jwks: FOLDER/secret: is no set of keys: line 1",
+            ),
+            (
+                robots,
+                "[credential.robots.jwt]\nkeys = [{ jwks = \"keys.json\", kid = \"a\" }]",
+                "credential.robots.jwt.keys[0].kid: stands beside a JWKS file",
+            ),
+            (
+                robots,
+                "[credential.robots.jwt]\nkeys = [{ secret = { file = \"short\" } }]",
+                "credential.robots.jwt.keys[0].secret: 10 bytes are too short; at least 32",
+            ),
+            (
+                robots,
+                "[credential.robots.jwt]\nkeys = [{ secret = { file = \"es256.pem\" } }]",
+                "credential.robots.jwt.keys[0].secret: is a PEM file; a public key is no secret",
+            ),
+            (
+                robots,
+                "[credential.robots.jwt]\nkeys = [{ secret = \"0123456789abcdef0123456789abcdef\" }]",
+                "credential.robots.jwt.keys[0].secret: a secret does not stand in the file itself",
+            ),
+            (
+                robots,
+                "[credential.robots.jwt]\nkeys = [{ public_key = \"es256.pem\" }, { public_key = \"es256.pem\", kid = \"a\" }]",
+                "credential.robots.jwt.keys: the same ES256 key stands there twice",
+            ),
+            (
+                robots,
+                "[credential.robots.jwt]\nkeys = [{ public_key = \"es256.pem\", kid = \"b\" }, { jwks = \"keys.json\" }]",
+                "credential.robots.jwt.keys: two keys have the kid \"b\"",
+            ),
+            (
+                robots,
+                "[credential.robots.jwt]\nkeys = [{ public_key = \"es256.pem\" }]\nleeway = \"2h\"",
+                "credential.robots.jwt.leeway: ",
+            ),
+        ],
+    );
 }
 
 /// Somebody may have written the token itself there.
