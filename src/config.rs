@@ -23,6 +23,7 @@ mod host_pattern;
 mod introduction;
 mod listener;
 mod load;
+mod memory;
 mod origin;
 mod path;
 mod pool;
@@ -55,6 +56,7 @@ pub use self::{
         CertificateFiles, CertificateSource, Congestion, Listener, RetryPolicy, Transport,
         WebTransportProfile,
     },
+    memory::MemoryLimit,
     origin::{Origin, OriginError, OriginPattern, Origins},
     path::{PathError, RoutePath, Segment, path_segments},
     pool::{Balance, Check, Ejection, HashOn, Health, Payload, Statuses},
@@ -206,6 +208,9 @@ pub struct Limits {
     pub retry_above_handshakes: Limit,
     /// Sessions. Above it new ones are refused with 503. Default 100,000.
     pub sessions: Limit,
+    /// Memory that the process holds. Above it new sessions are refused with 503, and new connections by QUIC.
+    /// Default 80 % of what the machine or the container has.
+    pub memory: MemoryLimit,
     /// Bytes of a request's header section (RFC 9114 section 4.2.2). Default 16 KiB. Whatever it is, a
     /// section has at most 16,384 fields.
     pub header_bytes: ByteSize,
@@ -226,6 +231,7 @@ impl Default for Limits {
             handshakes: Limit::AtMost(4_096),
             retry_above_handshakes: Limit::AtMost(256),
             sessions: Limit::AtMost(100_000),
+            memory: MemoryLimit::Share(80),
             header_bytes: ByteSize::kib(16),
             early_streams: 64,
             early_datagrams: 64,

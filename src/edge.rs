@@ -65,7 +65,7 @@ pub use self::{
 use crate::{
     config::{self, Config, Secret},
     lifecycle::Lifecycle,
-    limit::Clients,
+    limit::{Clients, Memory},
     metrics::{ListenerMetrics, Metrics},
 };
 
@@ -243,7 +243,8 @@ impl Edge {
     }
 
     /// Starts the workers. Each connection's handshake and then `serve` run in one task of
-    /// `lifecycle`, on the connection's worker. `clients` says whether its address may have it.
+    /// `lifecycle`, on the connection's worker. `clients` says whether its address may have it, and
+    /// `memory` whether there is any for it.
     ///
     /// # Errors
     /// The system gave no thread, or no runtime for it.
@@ -251,6 +252,7 @@ impl Edge {
         self,
         lifecycle: &Lifecycle,
         clients: &Arc<Clients>,
+        memory: &Arc<Memory>,
         serve: F,
     ) -> Result<Workers, EdgeError>
     where
@@ -265,6 +267,7 @@ impl Edge {
                 endpoint_config: quic::endpoint_config(&self.layout, index, &self.keys),
                 counts: Arc::clone(&counts),
                 clients: Arc::clone(clients),
+                memory: Arc::clone(memory),
                 lifecycle: lifecycle.clone(),
                 serve: serve.clone(),
             })

@@ -26,7 +26,7 @@ use crate::{
     config::{self, Config},
     edge::{Accepted, BoundAddress, CertificateInfo, Edge, EdgeError, Workers},
     lifecycle::Lifecycle,
-    limit::Clients,
+    limit::{Clients, Linux, Memory},
     metrics::Metrics,
     route::RouteTable,
     session::{self, SessionContext, Tables},
@@ -96,10 +96,14 @@ impl Gateway {
         let sessions = config.limits.sessions;
         let clients = Clients::new(config.limits.per_client.clone(), metrics.clients());
         let clients = Arc::new(clients);
+        let memory = Arc::new(Memory::new(config.limits.memory, metrics.memory()));
+        // Before anybody is let in.
+        memory.look(&mut Linux, &mut None);
         let context = SessionContext::new(
             tables,
             sessions,
             Arc::clone(&clients),
+            Arc::clone(&memory),
             lifecycle.clone(),
             metrics.clone(),
         );
@@ -112,7 +116,7 @@ impl Gateway {
             let (services, context) = (Arc::clone(&services), Arc::clone(&context));
             move |accepted| serve(accepted, Arc::clone(&services), Arc::clone(&context))
         };
-        let workers = edge.start(&lifecycle, &clients, serve)?;
+        let workers = edge.start(&lifecycle, &clients, &memory, serve)?;
 
         let keeper = Keeper::new(control.clone());
         keeper.keep(&backends);
@@ -122,6 +126,7 @@ impl Gateway {
             listeners,
             services,
             clients,
+            memory: Arc::clone(&memory),
             context: Arc::clone(&context),
             keeper,
             resolver,
@@ -130,6 +135,7 @@ impl Gateway {
             turn: Mutex::default(),
         });
         control.spawn(certificates::look_after(Arc::clone(&live), control.clone()));
+        control.spawn(watch(memory, control.clone()));
         let admin = admin.map(|admin| {
             let watch = Watch { sampler: workers.sampler(), live: Arc::clone(&live), log };
             admin.run(lifecycle.clone(), metrics.clone(), watch)
@@ -176,6 +182,14 @@ async fn serve(accepted: Accepted, services: Services, context: Arc<SessionConte
         lifecycle.spawn(session::run(request, Arc::clone(&context)));
     };
     webtransport::serve(accepted.connection, service, on_request).await;
+}
+
+/// Watches the memory until the control side ends.
+async fn watch(memory: Arc<Memory>, control: Lifecycle) {
+    tokio::select! {
+        () = memory.watch(Linux) => {}
+        () = control.killed() => {}
+    }
 }
 
 /// Why the gateway could not start.

@@ -9,6 +9,7 @@
 
 mod dial;
 mod listener;
+mod memory;
 mod names;
 mod pool;
 mod route;
@@ -36,6 +37,7 @@ use self::{
 pub use self::{
     dial::DialMetrics,
     listener::ListenerMetrics,
+    memory::MemoryMetrics,
     pool::PoolMetrics,
     route::{DIALECTS, DirectionMetrics, RouteMetrics},
 };
@@ -68,6 +70,7 @@ struct Families {
     last_reload_successful: IntGauge,
     last_reload_success: IntGauge,
     client_addresses: IntGauge,
+    memory: MemoryMetrics,
 
     listener: ListenerFamilies,
     route: RouteFamilies,
@@ -120,6 +123,11 @@ impl Metrics {
     /// The numbers of the limits for each client address.
     pub fn clients(&self) -> ClientMetrics {
         ClientMetrics { addresses: self.families.client_addresses.clone() }
+    }
+
+    /// The memory of the process.
+    pub fn memory(&self) -> MemoryMetrics {
+        self.families.memory.clone()
     }
 
     /// When a certificate ends, in seconds since 1970.
@@ -345,6 +353,8 @@ impl Families {
                 "client_addresses",
                 "Client addresses that the limits per client remember.",
             ),
+
+            memory: MemoryMetrics::register(r),
 
             listener: ListenerFamilies::register(r),
             route: RouteFamilies::register(r),

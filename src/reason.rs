@@ -97,6 +97,8 @@ reasons! {
         BackendNotListed = "backend_not_listed", Client;
         /// The gateway is at its limit of sessions.
         TooManySessions = "too_many_sessions", Gateway;
+        /// The process holds as much memory as it may.
+        MemoryShed = "memory_shed", Gateway;
         /// The route is at its limit of sessions.
         RouteFull = "route_full", Gateway;
         /// The client's address has as many sessions as it may.
@@ -142,7 +144,7 @@ impl Refusal {
             Self::HeadersTooLarge => 431,
             Self::UnknownProtocol => 501,
             Self::BackendUnreachable => 502,
-            Self::TooManySessions | Self::RouteFull => 503,
+            Self::TooManySessions | Self::RouteFull | Self::MemoryShed => 503,
             Self::DialQueueFull | Self::DialQueueTimeout => 503,
             Self::OutOfPorts | Self::OutOfDescriptors | Self::OutOfResources => 503,
             Self::BackendUnavailable | Self::Draining => 503,
@@ -168,7 +170,8 @@ impl Refusal {
     /// knows better ([`Refused`]).
     pub const fn retry_after_seconds(self) -> Option<u32> {
         match self {
-            Self::TooManySessions | Self::RouteFull | Self::ClientSessions => Some(10),
+            Self::TooManySessions | Self::RouteFull | Self::MemoryShed => Some(10),
+            Self::ClientSessions => Some(10),
             Self::OutOfPorts | Self::OutOfDescriptors | Self::OutOfResources => Some(5),
             Self::BackendUnavailable | Self::Draining => Some(5),
             Self::ClientSessionRate | Self::DialQueueFull | Self::DialQueueTimeout => Some(1),

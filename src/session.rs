@@ -43,7 +43,7 @@ use crate::{
     config::Limit,
     credential::Identity,
     lifecycle::Lifecycle,
-    limit::{Clients, Place, TooMuch},
+    limit::{Clients, Memory, Place, TooMuch},
     metrics::Metrics,
     reason::{Ending, Refusal, Refused},
     route::{Match, Route, RouteTable},
@@ -60,6 +60,7 @@ pub struct SessionContext {
     limits: SessionLimits,
     sessions: Registry,
     clients: Arc<Clients>,
+    memory: Arc<Memory>,
     lifecycle: Lifecycle,
     metrics: Metrics,
     cut: AtomicU64,
@@ -77,11 +78,13 @@ pub struct Tables {
 }
 
 impl SessionContext {
-    /// No session yet; at most `sessions` at once, and of each address what `clients` allows.
+    /// No session yet; at most `sessions` at once, and of each address what `clients` allows, while there is
+    /// `memory`.
     pub fn new(
         tables: Tables,
         sessions: Limit,
         clients: Arc<Clients>,
+        memory: Arc<Memory>,
         lifecycle: Lifecycle,
         metrics: Metrics,
     ) -> Self {
@@ -90,6 +93,7 @@ impl SessionContext {
             limits: SessionLimits::new(sessions),
             sessions: Registry::default(),
             clients,
+            memory,
             lifecycle,
             metrics,
             cut: AtomicU64::new(0),
@@ -177,6 +181,9 @@ impl SessionContext {
                     TooMuch::Rate(wait) => Refused::for_time(Refusal::ClientSessionRate, wait),
                 },
             )?;
+        if self.memory.is_short() {
+            return Err(Refusal::MemoryShed.into());
+        }
         let process = self.limits.process().ok_or(Refusal::TooManySessions)?;
         let route = self.limits.route(&settings.name, settings.max_sessions);
         let route = route.ok_or(Refusal::RouteFull)?;

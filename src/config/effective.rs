@@ -130,6 +130,7 @@ fn limits(limits: &Limits) -> raw::Limits {
         handshakes: Some(limits.handshakes),
         retry_above_handshakes: Some(limits.retry_above_handshakes),
         sessions: Some(limits.sessions),
+        memory: Some(limits.memory),
         header_bytes: Some(limits.header_bytes),
         early_streams: Some(limits.early_streams),
         early_datagrams: Some(limits.early_datagrams),

@@ -172,6 +172,7 @@ fn limits(raw: raw::Limits, problems: &mut Collector<'_>) -> Limits {
             .retry_above_handshakes
             .unwrap_or(default.retry_above_handshakes),
         sessions: raw.sessions.unwrap_or(default.sessions),
+        memory: raw.memory.unwrap_or(default.memory),
         header_bytes: problems.within(
             &raw.key("header_bytes"),
             raw.header_bytes,

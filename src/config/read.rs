@@ -16,6 +16,7 @@ use super::{
     credential::Wanted,
     host::HostPort,
     host_pattern::HostPattern,
+    memory::MemoryLimit,
     origin::OriginPattern,
     path::RoutePath,
     pool::{HashOn, Payload, Statuses},
@@ -195,6 +196,7 @@ read_as_text! {
         .map_err(|wrong| format!("{text:?} is no host; {wrong}"));
     Rate: "a rate such as \"100/s\", or \"unlimited\"", Rate::parse;
     ByteRate: "a rate of bytes such as \"10MiB/s\", or \"unlimited\"", ByteRate::parse;
+    MemoryLimit: "a share such as \"80%\", a size such as \"2GiB\", or \"unlimited\"", MemoryLimit::parse;
     HashOn: "what to hash, such as \"client-address\" or \"capture:room\"", HashOn::parse;
     Wanted: "a text, or a capture such as \"{room}\"", Wanted::parse;
     Payload: "a text such as \"PING\\\\r\\\\n\"", Payload::parse;

@@ -27,6 +27,8 @@ pub(super) struct Load {
     pub(super) handshakes: u64,
     /// Whether the client's address has as many connections as it may.
     pub(super) client_is_full: bool,
+    /// Whether the process holds as much memory as it may.
+    pub(super) memory_is_short: bool,
     /// Whether nothing new may begin.
     pub(super) draining: bool,
 }
@@ -46,6 +48,7 @@ pub(super) enum Verdict {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Refused {
     Draining,
+    MemoryShed,
     TooManyConnections,
     ClientConnections,
     TooManyHandshakes,
@@ -69,9 +72,13 @@ impl Admission {
     ///
     /// Only connections whose address was proved count for an address, so that forged packets cannot use
     /// up the places of its owner; hence an address that is full is refused whether it is proved or not.
+    ///
+    /// Without memory a handshake would use up what is lacking, only to end in 503: QUIC refuses for nothing.
     pub(super) fn admit(&self, load: Load, address_validated: bool) -> Verdict {
         if load.draining {
             Verdict::Refuse(Refused::Draining)
+        } else if load.memory_is_short {
+            Verdict::Refuse(Refused::MemoryShed)
         } else if !self.connections.allows_one_more(load.connections) {
             Verdict::Refuse(Refused::TooManyConnections)
         } else if load.client_is_full {
@@ -104,11 +111,12 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    pub(super) fn load(&self, client_is_full: bool, draining: bool) -> Load {
+    pub(super) fn load(&self, client_is_full: bool, memory_is_short: bool, draining: bool) -> Load {
         Load {
             client_is_full,
             connections: self.connections.load(Ordering::Relaxed),
             handshakes: self.handshakes.load(Ordering::Relaxed),
+            memory_is_short,
             draining,
         }
     }
@@ -206,6 +214,17 @@ mod tests {
     }
 
     #[test]
+    fn without_memory_everyone_is_refused_and_no_proof_is_asked_for() {
+        let short = Load { memory_is_short: true, client_is_full: true, ..load(100, 20) };
+        for policy in [RetryPolicy::Auto, RetryPolicy::Always, RetryPolicy::Never] {
+            for validated in [false, true] {
+                let verdict = rules(policy).admit(short, validated);
+                assert_eq!(verdict, Verdict::Refuse(Refused::MemoryShed));
+            }
+        }
+    }
+
+    #[test]
     fn a_client_with_too_many_connections_is_refused_proved_or_not_and_is_told_first() {
         use Refused::{ClientConnections, TooManyConnections};
         for policy in [RetryPolicy::Auto, RetryPolicy::Always, RetryPolicy::Never] {
@@ -237,10 +256,10 @@ mod tests {
     fn counts_come_back_when_their_guards_go() {
         let counts = Arc::new(Counts::default());
         let guards = (counts.connection(), counts.connection(), counts.handshake());
-        let now = counts.load(false, false);
+        let now = counts.load(false, false, false);
         assert_eq!((now.connections, now.handshakes), (2, 1));
         drop(guards);
-        let now = counts.load(false, false);
+        let now = counts.load(false, false, false);
         assert_eq!((now.connections, now.handshakes), (0, 0));
     }
 }

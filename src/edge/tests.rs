@@ -30,7 +30,7 @@ use tokio::{
 use super::*;
 use crate::config::{
     ByteSize, CertificateFiles, CertificateSource, Congestion, Drain, Limit, Limits, Log,
-    LogFormat, RetryPolicy, Server, Timeouts, Transport,
+    LogFormat, MemoryLimit, RetryPolicy, Server, Timeouts, Transport,
 };
 
 /// No wait in these tests is longer.
@@ -57,6 +57,7 @@ fn config(workers: u32) -> Config {
         }],
         admin: None,
         limits: Limits {
+            memory: MemoryLimit::Unlimited,
             connections: Limit::AtMost(1000),
             handshakes: Limit::AtMost(1000),
             retry_above_handshakes: Limit::AtMost(500),
@@ -124,8 +125,9 @@ impl TestEdge {
         let (serving, served) = mpsc::channel(100);
         let killed = lifecycle.clone();
         let clients = Clients::new(config.limits.per_client.clone(), metrics.clients());
+        let memory = Memory::new(config.limits.memory, metrics.memory());
         let workers = edge
-            .start(&lifecycle, &Arc::new(clients), move |accepted: Accepted| {
+            .start(&lifecycle, &Arc::new(clients), &Arc::new(memory), move |accepted: Accepted| {
                 let (serving, killed) = (serving.clone(), killed.clone());
                 async move {
                     let thread = thread::current().name().unwrap_or_default().to_owned();

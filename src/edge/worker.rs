@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     lifecycle::{Latch, Lifecycle},
-    limit::Clients,
+    limit::{Clients, Memory},
     metrics::ListenerMetrics,
 };
 
@@ -50,6 +50,7 @@ pub(super) struct Worker<F> {
     pub(super) endpoint_config: EndpointConfig,
     pub(super) counts: Arc<Counts>,
     pub(super) clients: Arc<Clients>,
+    pub(super) memory: Arc<Memory>,
     pub(super) lifecycle: Lifecycle,
     pub(super) serve: F,
 }
@@ -202,7 +203,8 @@ where
     fn receive(&self, incoming: Incoming, door: &Door) {
         let listener = &door.listener;
         let client_is_full = self.clients.is_full(incoming.remote_address().ip());
-        let load = self.counts.load(client_is_full, self.lifecycle.is_draining());
+        let load =
+            self.counts.load(client_is_full, self.memory.is_short(), self.lifecycle.is_draining());
         let metrics = &listener.metrics;
         let verdict =
             listener.live.load().admission.admit(load, incoming.remote_address_validated());
@@ -263,6 +265,7 @@ where
 
 fn refuse(incoming: Incoming, why: Refused, metrics: &ListenerMetrics) {
     match why {
+        Refused::MemoryShed => metrics.refused_memory.inc(),
         Refused::Draining => metrics.refused_draining.inc(),
         Refused::TooManyConnections => metrics.refused_connections.inc(),
         Refused::ClientConnections => metrics.refused_client_connections.inc(),

@@ -17,7 +17,7 @@ use crate::{
     config::{self, Config, Difference, Problems},
     edge::{BoundAddress, CertificateInfo, EdgeError, Listeners},
     lifecycle::Lifecycle,
-    limit::Clients,
+    limit::{Clients, Memory},
     metrics::Metrics,
     route::RouteTable,
     session::{SessionContext, Tables},
@@ -32,6 +32,7 @@ pub struct Live {
     pub(super) listeners: Listeners,
     pub(super) services: Services,
     pub(super) clients: Arc<Clients>,
+    pub(super) memory: Arc<Memory>,
     pub(super) context: Arc<SessionContext>,
     pub(super) keeper: Keeper,
     pub(super) resolver: Arc<dyn Resolve>,
@@ -137,6 +138,7 @@ impl Live {
         let services = services(&config, &self.addresses, &self.lifecycle, &self.metrics);
         self.services.store(Arc::new(services));
         self.clients.change(config.limits.per_client.clone());
+        self.memory.set_limit(config.limits.memory);
         let ended = self.replace_tables(&config, &tables, Arc::new(backends));
         let changed = before.differences(&config);
         let waiting = config.differences(&new);

@@ -88,6 +88,7 @@ impl ListenerFamilies {
             refused_connections: refused("too_many_connections"),
             refused_handshakes: refused("too_many_handshakes"),
             refused_client_connections: refused("client_connections"),
+            refused_memory: refused("memory_shed"),
             refused_draining: refused("draining"),
             stream_pauses: self.stream_pauses.with_label_values(&[name]),
             socket_drops: self.socket_drops.with_label_values(&[name]),
@@ -117,6 +118,8 @@ pub struct ListenerMetrics {
     pub refused_handshakes: IntCounter,
     /// Connection attempts refused because the client's address has as many as it may.
     pub refused_client_connections: IntCounter,
+    /// Connection attempts refused because the process holds as much memory as it may.
+    pub refused_memory: IntCounter,
     /// Connection attempts refused because the process drains.
     pub refused_draining: IntCounter,
     /// Times that a connection's next streams were not taken for a moment, because it opened too many.

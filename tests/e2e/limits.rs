@@ -316,3 +316,23 @@ async fn streams_above_the_byte_rate_are_slowed_and_lose_nothing() {
         gateway.shut_down().await;
     }
 }
+
+/// What this very process holds is more than a mebibyte.
+#[tokio::test]
+async fn a_gateway_short_of_memory_has_connections_refused_by_quic_and_stays_ready() {
+    let setup = Setup::new()
+        .route("/a", None, Some(echo_udp().await))
+        .tables("[limits]\nmemory = \"1MiB\"");
+    let gateway = setup.start().await;
+    let endpoint = gateway.endpoint();
+    was_refused(soon(endpoint.connect(gateway.address(), "localhost")).await);
+    let labels = [("reason", "memory_shed")];
+    gateway.metric_reaches("tidegate_quic_incoming_refused_total", &labels, 1.0).await;
+    gateway.metric_reaches("tidegate_memory_short", &[], 1.0).await;
+    assert!(gateway.metric("tidegate_memory_resident_bytes", &[]) > 1_048_576.0);
+    assert!(
+        gateway.running().lifecycle().is_ready(),
+        "a balancer that looked away would cut sessions"
+    );
+    gateway.shut_down().await;
+}

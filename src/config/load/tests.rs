@@ -522,3 +522,33 @@ proptest! {
         }
     }
 }
+
+/// Zero never means that there is no limit, and the word always does.
+#[test]
+fn every_limit_is_lifted_by_its_word_alone() {
+    let bounds = ["limits.header_bytes", "limits.early_streams", "limits.early_datagrams"];
+    let keys = known_keys();
+    let limits =
+        keys.iter().filter(|key| key.contains("limits.") && !bounds.contains(&key.as_str()));
+    let mut seen = 0;
+    for key in limits {
+        let with = |value: &str| match key.strip_prefix("route[].limits.") {
+            Some(name) => {
+                let limits = format!("limits = {{ {name} = {value} }}");
+                VALID.replace("limits = { sessions = 7 }", &limits)
+            }
+            None => {
+                let name = key.strip_prefix("limits.").unwrap();
+                VALID.replace("[limits]\nsessions = 5", &format!("[limits]\n{name} = {value}"))
+            }
+        };
+        valid(&with("\"unlimited\""));
+        for zero in ["0", "\"0\"", "\"0/s\"", "\"0s\"", "\"0B/s\"", "\"0B\"", "\"0%\"", "\"none\""]
+        {
+            let problems = parse(&with(zero)).expect_err(&format!("{key} = {zero}")).to_string();
+            assert!(problems.contains("unlimited") || zero == "\"0%\"", "{problems}");
+        }
+        seen += 1;
+    }
+    assert!(seen >= 18, "{seen}");
+}

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::support::*;
 use crate::{
     backend::tests::{dead_address, endpoint, settings},
-    config::{HostPort, Limit},
+    config::{ByteSize, HostPort, Limit, MemoryLimit},
     reason::{Ending, Refusal, StreamEnd},
     transport::{ClientEnd, memory::SeenEnd},
 };
@@ -43,6 +43,23 @@ async fn a_full_gateway_refuses() {
     let gateway = Gateway::with_limit(route(&[dead_address()]), Limit::AtMost(1));
     let _first = gateway.session().await;
     assert_eq!(gateway.ask(PATH).refused().await, Refusal::TooManySessions);
+}
+
+#[tokio::test]
+async fn a_gateway_short_of_memory_refuses_and_what_lives_goes_on() {
+    let server = Server::new().await;
+    let gateway = Gateway::new(route(&[server.address()]));
+    gateway.memory.set_limit(MemoryLimit::AtMost(ByteSize(1_000)));
+    let client = gateway.session().await;
+    gateway.memory.look(&mut Holding(1_000), &mut None);
+    assert_eq!(gateway.ask(PATH).refused().await, Refusal::MemoryShed);
+    assert!(reject_line(&gateway, "game", Refusal::MemoryShed));
+
+    let (send, _recv) = client.open_bidi();
+    send.write("on it goes").await;
+    assert_eq!(server.accept().await.read_exact(10).await, b"on it goes");
+    gateway.memory.look(&mut Holding(900), &mut None);
+    gateway.session().await;
 }
 
 #[tokio::test]

@@ -22,12 +22,12 @@ use crate::{
         tests::{endpoint, no_resolver, settings},
     },
     config::{
-        self, ByteRate, ByteSize, DatagramsMode, Destination, HostPort, Limit, Opens, Origins,
-        Oversize, PerClientLimits, PushMode, Rate, RoutePath, Segment, StreamsMode, UdpOpen,
-        UniMode,
+        self, ByteRate, ByteSize, DatagramsMode, Destination, HostPort, Limit, MemoryLimit, Opens,
+        Origins, Oversize, PerClientLimits, PushMode, Rate, RoutePath, Segment, StreamsMode,
+        UdpOpen, UniMode,
     },
     lifecycle::Lifecycle,
-    limit::Clients,
+    limit::{Clients, Memory, System},
     metrics::{Metrics, RouteMetrics},
     reason::{Loss, StreamEnd},
     route::RouteTable,
@@ -110,6 +110,7 @@ pub(super) struct Gateway {
     pub(super) route: RouteMetrics,
     pub(super) lifecycle: Lifecycle,
     pub(super) context: Arc<SessionContext>,
+    pub(super) memory: Arc<Memory>,
 }
 
 impl Gateway {
@@ -132,10 +133,17 @@ impl Gateway {
             session_rate: Rate::Unlimited,
         };
         let clients = Arc::new(Clients::new(unlimited, metrics.clients()));
-        let context =
-            SessionContext::new(tables, sessions, clients, lifecycle.clone(), metrics.clone());
+        let memory = Arc::new(Memory::new(MemoryLimit::Unlimited, metrics.memory()));
+        let context = SessionContext::new(
+            tables,
+            sessions,
+            clients,
+            Arc::clone(&memory),
+            lifecycle.clone(),
+            metrics.clone(),
+        );
         let context = Arc::new(context);
-        Self { route: metrics.route(&route.name), metrics, lifecycle, context }
+        Self { route: metrics.route(&route.name), metrics, lifecycle, context, memory }
     }
 
     /// A client that asks for a session.
@@ -184,6 +192,17 @@ impl Drop for Gateway {
             assert_eq!(imbalance.map(|sum| sum.get()), [0, 0], "the books do not balance");
         }
     }
+}
+
+/// A system on which the process holds so much.
+pub(super) struct Holding(pub(super) u64);
+
+impl System for Holding {
+    fn resident(&mut self) -> Option<u64> {
+        Some(self.0)
+    }
+
+    fn give_back(&mut self) {}
 }
 
 /// Waits for a number or a state that nothing announces.
