@@ -161,6 +161,35 @@ async fn the_figures_are_to_be_had_as_text_as_a_table_and_as_a_distribution() {
 }
 
 #[tokio::test]
+async fn a_plan_runs_several_loads_at_the_same_time() {
+    let server = serve(Fault::Nothing);
+    let file = std::env::temp_dir().join(format!("tidegate-load-{}.toml", std::process::id()));
+    let plan = |slo: &str| {
+        format!(
+            "[[load]]\nname = \"talk\"\nrun = \"rr --count 50 --rate 100/s --warmup 0s\"\n\
+             [[load]]\nname = \"moves\"\n\
+             run = \"datagram --count 50 --rate 100/s --warmup 0s --datagram-timeout 30s {slo}\""
+        )
+    };
+    for (slo, expected) in [("", 0), ("--slo rate>100000", 3)] {
+        std::fs::write(&file, plan(slo)).unwrap();
+        let line = format!("--plan {} --json", file.display());
+        let output = run_scenario("mixed", &server, &line).await;
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(expected), "{report}");
+        assert_eq!(report["ok"], true, "{report}");
+        for (load, name, scenario) in [(0, "talk", "rr"), (1, "moves", "datagram")] {
+            let load = &report["loads"][load];
+            assert_eq!((&load["name"], &load["scenario"]), (&json!(name), &json!(scenario)));
+            assert_eq!(load["operations"]["completed"], 50, "{report}");
+        }
+    }
+    std::fs::remove_file(&file).unwrap();
+    let output = run_scenario("mixed", &server, "--plan /no/such/plan").await;
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[tokio::test]
 async fn a_wrong_command_line_is_exit_code_2() {
     let server = serve(Fault::Nothing);
     for line in ["--rate 5", "--slo p99", "--count 5 --duration 5s", "--size 0"] {

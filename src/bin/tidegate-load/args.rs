@@ -2,13 +2,14 @@
 
 pub(crate) mod steady;
 
-use std::{num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{ffi::OsString, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, value_parser};
 use tidegate::config::{ByteSize, parse_duration};
 
 use self::steady::{
-    ChurnArgs, DatagramArgs, HandshakeArgs, IdleArgs, MigrateArgs, RoundTripArgs, StreamsArgs,
+    ChurnArgs, DatagramArgs, HandshakeArgs, IdleArgs, MigrateArgs, MixedArgs, ResultArgs,
+    RoundTripArgs, StreamsArgs,
 };
 use crate::{
     echo::MIN_DATAGRAM_BYTES,
@@ -50,6 +51,24 @@ pub(crate) enum Command {
     Idle(IdleArgs),
     /// Round trips while the client's address changes
     Migrate(MigrateArgs),
+    /// Several of these at the same time, from a plan
+    Mixed(MixedArgs),
+}
+
+impl Command {
+    /// What a scenario that goes on at a pace is to print.
+    pub(crate) fn results(&self) -> Option<&ResultArgs> {
+        match self {
+            Self::Echo(_) | Self::Mixed(_) => None,
+            Self::Rr(args) => Some(&args.steady.results),
+            Self::Streams(args) => Some(&args.steady.results),
+            Self::Datagram(args) => Some(&args.steady.results),
+            Self::Handshake(args) => Some(&args.steady.results),
+            Self::Churn(args) => Some(&args.steady.results),
+            Self::Idle(args) => Some(&args.results),
+            Self::Migrate(args) => Some(&args.steady.results),
+        }
+    }
 }
 
 /// Arguments of `echo`.
@@ -87,7 +106,7 @@ pub(crate) struct EchoArgs {
 }
 
 /// Whom to drive.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub(crate) struct TargetArgs {
     /// Where the sessions go: https://host:port/path
     #[arg(long)]
@@ -99,8 +118,30 @@ pub(crate) struct TargetArgs {
     pub(crate) origin: Option<String>,
 }
 
+impl TargetArgs {
+    /// The command line that says the same, with another path if there is one.
+    pub(crate) fn words(&self, path: Option<&str>) -> Vec<OsString> {
+        let url = path.map_or_else(|| self.url.to_string(), |path| self.url.with_path(path));
+        let mut words: Vec<OsString> = vec!["--url".into(), url.into()];
+        let TrustArgs { cert_hash, ca, insecure } = &self.trust;
+        for hash in cert_hash {
+            words.extend(["--cert-hash".into(), hash.to_string().into()]);
+        }
+        if let Some(file) = ca {
+            words.extend(["--ca".into(), file.into()]);
+        }
+        if *insecure {
+            words.push("--insecure".into());
+        }
+        if let Some(origin) = &self.origin {
+            words.extend(["--origin".into(), origin.into()]);
+        }
+        words
+    }
+}
+
 /// Why to believe the server: one of three.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 #[group(required = true, multiple = false)]
 pub(crate) struct TrustArgs {
     /// SHA-256 of the server's certificate, hex or base64; may be repeated

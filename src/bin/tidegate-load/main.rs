@@ -10,6 +10,7 @@
 //!     pace              when each is due
 //!     round_trips ...   what one operation is
 //!     slo               what the run is held to
+//! mixed                 several of these at the same time, from a plan
 //! tally                 what was counted and measured, one tally per worker
 //! progress              one line on a terminal while it runs
 //! report                what the tallies say in the end, as text or JSON
@@ -24,6 +25,7 @@
 
 mod args;
 mod echo;
+mod mixed;
 mod pattern;
 mod progress;
 mod report;
@@ -35,7 +37,6 @@ mod target;
 use std::{
     fs::File,
     io::{self, IsTerminal, Write},
-    num::NonZeroU32,
     process::ExitCode,
     time::Duration,
 };
@@ -47,9 +48,10 @@ use tokio::time::Instant;
 use self::{
     args::{
         Args, Command, EchoArgs, LoadArgs, TargetArgs, TrustArgs,
-        steady::{DatagramArgs, IdleArgs, PaceArgs, ResultArgs, SteadyArgs},
+        steady::{MixedArgs, ResultArgs, SteadyArgs},
     },
     echo::{Echo, name_of_run},
+    mixed::Plan,
     progress::{Live, LivePace},
     report::Report,
     run::Load,
@@ -63,26 +65,8 @@ use self::{
 fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Echo(args) => echo(&args),
-        Command::Rr(args) => steady("rr", &args.steady, &round_trips(args.size, None)),
-        Command::Migrate(args) => {
-            steady("migrate", &args.steady, &round_trips(args.size, Some(args.every)))
-        }
-        Command::Streams(args) => {
-            let work = Streams { stream_bytes: args.bytes, run: name_of_run() };
-            steady("streams", &args.steady, &work)
-        }
-        Command::Datagram(args) => steady("datagram", &args.steady, &datagrams(&args)),
-        Command::Handshake(args) => {
-            let (stream_bytes, hold) = (None, Duration::ZERO);
-            let work = Connects { stream_bytes, hold, run: name_of_run() };
-            steady("handshake", &args.steady, &work)
-        }
-        Command::Churn(args) => {
-            let (stream_bytes, hold) = (Some(args.bytes), args.hold);
-            let work = Connects { stream_bytes, hold, run: name_of_run() };
-            steady("churn", &args.steady, &work)
-        }
-        Command::Idle(args) => idle(args),
+        Command::Mixed(args) => mixed(&args),
+        command => measured(&command),
     };
     match done {
         Ok(Outcome::Right) => ExitCode::SUCCESS,
@@ -106,6 +90,16 @@ enum Outcome {
     Missed,
 }
 
+impl Outcome {
+    const fn of(ok: bool, missed: bool) -> Self {
+        match (ok, missed) {
+            (false, _) => Self::Wrong,
+            (true, true) => Self::Missed,
+            (true, false) => Self::Right,
+        }
+    }
+}
+
 /// Runs `echo` and prints its report.
 fn echo(args: &EchoArgs) -> Result<Outcome, String> {
     let load = load(&args.target, &args.load)?;
@@ -117,38 +111,69 @@ fn echo(args: &EchoArgs) -> Result<Outcome, String> {
 
     let report = Report::new(&load, args, &done);
     print(&if args.output.json { report.to_json() } else { report.to_string() })?;
-    Ok(if report.ok { Outcome::Right } else { Outcome::Wrong })
+    Ok(Outcome::of(report.ok, false))
 }
 
-fn round_trips(message_bytes: u64, moves_every: Option<Duration>) -> RoundTrips {
-    RoundTrips { message_bytes, moves_every, run: name_of_run() }
-}
-
-fn datagrams(args: &DatagramArgs) -> Datagrams {
-    Datagrams {
-        payload_bytes: args.size.into(),
-        timeout: args.datagram_timeout,
-        run: name_of_run(),
-        epoch: Instant::now(),
-    }
-}
-
-/// Runs `idle`: a closed loop, in which each session does a single thing in the end.
-fn idle(args: IdleArgs) -> Result<Outcome, String> {
-    let IdleArgs { target, fleet, results, duration } = args;
-    let pace = PaceArgs {
-        rate: None,
-        depth: NonZeroU32::MIN,
-        duration,
-        count: None,
-        warmup: Duration::ZERO,
-    };
-    let args = SteadyArgs { target, fleet, pace, results };
-    steady("idle", &args, &Idle { run: name_of_run() })
+/// Runs a plan and prints its report.
+fn mixed(args: &MixedArgs) -> Result<Outcome, String> {
+    let report = Plan::read(&args.plan, &args.target)?.run()?;
+    print(&if args.json { report.to_json() } else { report.to_text() })?;
+    Ok(Outcome::of(report.ok, report.missed()))
 }
 
 /// Runs a scenario of operations at a pace and prints its report.
-fn steady(name: &'static str, args: &SteadyArgs, work: &impl Work) -> Result<Outcome, String> {
+fn measured(command: &Command) -> Result<Outcome, String> {
+    let report = measure(command, true)?;
+    print(&match command.results() {
+        Some(ResultArgs { json: true, .. }) => report.to_json(),
+        Some(ResultArgs { csv: true, .. }) => report.to_csv(),
+        _ => report.to_string(),
+    })?;
+    Ok(Outcome::of(report.ok, report.missed()))
+}
+
+/// Runs a scenario of operations at a pace.
+fn measure(command: &Command, may_show: bool) -> Result<steady::report::Report, String> {
+    let run = name_of_run();
+    let round_trips = |message_bytes, moves_every| RoundTrips { message_bytes, moves_every, run };
+    match command {
+        Command::Echo(_) | Command::Mixed(_) => Err("no scenario at a pace".to_owned()),
+        Command::Rr(args) => drive("rr", &args.steady, &round_trips(args.size, None), may_show),
+        Command::Migrate(args) => {
+            let work = round_trips(args.size, Some(args.every));
+            drive("migrate", &args.steady, &work, may_show)
+        }
+        Command::Streams(args) => {
+            let work = Streams { stream_bytes: args.bytes, run };
+            drive("streams", &args.steady, &work, may_show)
+        }
+        Command::Datagram(args) => {
+            let work = Datagrams {
+                payload_bytes: args.size.into(),
+                timeout: args.datagram_timeout,
+                run,
+                epoch: Instant::now(),
+            };
+            drive("datagram", &args.steady, &work, may_show)
+        }
+        Command::Handshake(args) => {
+            let work = Connects { stream_bytes: None, hold: Duration::ZERO, run };
+            drive("handshake", &args.steady, &work, may_show)
+        }
+        Command::Churn(args) => {
+            let work = Connects { stream_bytes: Some(args.bytes), hold: args.hold, run };
+            drive("churn", &args.steady, &work, may_show)
+        }
+        Command::Idle(args) => drive("idle", &args.steady(), &Idle { run }, may_show),
+    }
+}
+
+fn drive(
+    name: &'static str,
+    args: &SteadyArgs,
+    work: &impl Work,
+    may_show: bool,
+) -> Result<steady::report::Report, String> {
     let load = load(&args.target, &args.fleet.load())?;
     let (course, results) = (args.pace.course(), &args.results);
     // Now, so that a file that cannot be written costs no run.
@@ -157,7 +182,7 @@ fn steady(name: &'static str, args: &SteadyArgs, work: &impl Work) -> Result<Out
     });
     let hdr = hdr.transpose()?;
 
-    let live = watched(results.quiet).then(LivePace::new);
+    let live = (may_show && watched(results.quiet)).then(LivePace::new);
     let done = steady::engine::run(&load, course, work, live);
     let done = done.map_err(|e| format!("cannot begin: {e}"))?;
 
@@ -167,16 +192,7 @@ fn steady(name: &'static str, args: &SteadyArgs, work: &impl Work) -> Result<Out
         let written = file.write_all(report.to_hgrm().as_bytes());
         written.map_err(|e| format!("cannot write --hdr: {e}"))?;
     }
-    print(&match results {
-        ResultArgs { json: true, .. } => report.to_json(),
-        ResultArgs { csv: true, .. } => report.to_csv(),
-        _ => report.to_string(),
-    })?;
-    Ok(match report {
-        _ if !report.ok => Outcome::Wrong,
-        _ if report.missed() => Outcome::Missed,
-        _ => Outcome::Right,
-    })
+    Ok(report)
 }
 
 /// Whether somebody looks on, and wants to.

@@ -36,6 +36,21 @@ impl FromStr for Url {
     }
 }
 
+impl Url {
+    /// The same host and port with another path.
+    pub(crate) fn with_path(&self, path: &str) -> String {
+        let uri: Option<http::Uri> = self.text.parse().ok();
+        let authority = uri.as_ref().and_then(http::Uri::authority).map_or("", |a| a.as_str());
+        format!("https://{authority}{path}")
+    }
+}
+
+impl fmt::Display for CertificateHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Sessions unless the command line says more.
+/// How long a run warms up unless the command line says otherwise.
 const WARMUP: &str = "1s";
 
 /// What all of these scenarios take.
@@ -31,7 +31,7 @@ pub(crate) struct SteadyArgs {
 }
 
 /// How many, and from where.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub(crate) struct FleetArgs {
     /// Sessions, all at once; in `handshake` and `churn` connections at once
     #[arg(long, value_name = "N", default_value = "1")]
@@ -97,7 +97,7 @@ impl PaceArgs {
 }
 
 /// What to print, and what to hold the run to.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub(crate) struct ResultArgs {
     /// Print the report as one JSON object
     #[arg(long, conflicts_with = "csv")]
@@ -211,6 +211,42 @@ pub(crate) struct IdleArgs {
     /// How long they are idle
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub(crate) duration: Duration,
+}
+
+impl IdleArgs {
+    /// As a closed loop, in which each session does a single thing in the end.
+    pub(crate) fn steady(&self) -> SteadyArgs {
+        let pace = PaceArgs {
+            rate: None,
+            depth: NonZeroU32::MIN,
+            duration: self.duration,
+            count: None,
+            warmup: Duration::ZERO,
+        };
+        let Self { target, fleet, results, .. } = self;
+        SteadyArgs { target: target.clone(), fleet: fleet.clone(), pace, results: results.clone() }
+    }
+}
+
+/// Arguments of `mixed`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "A plan is a TOML file:
+  [[load]]
+  name = \"players\"
+  path = \"/udp\"        # else that of --url
+  run = \"datagram --sessions 50 --rate 1000/s --slo loss<1%\"
+
+Example:
+  tidegate-load mixed --url https://127.0.0.1:4433/echo --insecure --plan benches/loads/game.toml")]
+pub(crate) struct MixedArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// What to run: scenarios with their arguments
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plan: PathBuf,
+    /// Print the reports as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `2000/s`: a rate, and not none.

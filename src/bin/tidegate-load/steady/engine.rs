@@ -39,6 +39,9 @@ use crate::{
 /// Connections that a worker makes at the same time, before the run begins.
 const CONNECTING: usize = 64;
 
+/// In less time a worker's share of the processor says nothing.
+const SHORTEST: Duration = Duration::from_millis(100);
+
 /// How long after all sessions are there the run begins, so that no worker is late for it.
 const LEAD: Duration = Duration::from_millis(20);
 
@@ -213,7 +216,8 @@ impl<W: Work> Worker<'_, W> {
         }
         let measured = Instant::now().saturating_duration_since(window.warm);
         let busy = thread_time().saturating_sub(busy_before.get());
-        let share = busy.as_secs_f64() / measured.as_secs_f64().max(f64::MIN_POSITIVE);
+        let share =
+            if measured < SHORTEST { 0.0 } else { busy.as_secs_f64() / measured.as_secs_f64() };
         let due = match &turns {
             Turns::Open { schedule, .. } => schedule.measured(),
             Turns::Closed { .. } => self.tally.count().operations_begun.get(),
