@@ -28,7 +28,7 @@ use self::{
 };
 pub use self::{
     http::{Answer, Asker, Change, Get, HttpListener, HttpServer, Pages, Verb},
-    settings::LogFilter,
+    settings::{LogFilter, ReloadReport},
 };
 use crate::{
     backend::Backends, config, lifecycle::Lifecycle, metrics::Metrics, session::registry::Registry,
@@ -48,6 +48,10 @@ pub trait Watched: Send + Sync + 'static {
 
     /// The configuration in use, with every default and without secrets.
     fn config(&self) -> String;
+
+    /// Reads the configuration again and takes what it can. Yields what has changed, or every problem, and
+    /// then nothing has; `None`: there is nothing to read.
+    fn reload(&self) -> impl Future<Output = Option<Result<ReloadReport, Vec<String>>>> + Send;
 
     /// What is logged, if the program lets it be changed.
     fn log(&self) -> Option<&dyn LogFilter>;
@@ -121,6 +125,9 @@ impl<W: Watched> Pages for View<W> {
         if let Err(denied) = self.access.check(Wants::Change, &change.asker) {
             return Some(denied.answer());
         }
+        if let Some(answer) = settings::reload(change, self.watched.reload()).await {
+            return Some(answer);
+        }
         backends::change(change, &self.watched.backends())
             .or_else(|| sessions::change(change, self.watched.sessions()))
             .or_else(|| settings::change(change, self.watched.log()))
@@ -166,6 +173,7 @@ tidegate admin
 POST /api/backends/BACKEND/endpoints/ENDPOINT/drain, and .../resume
 POST /api/sessions/ID/end, with code= and reason= for the client
 POST /api/sessions/end?route=, or another of the filters: ends all of them
+POST /api/reload: reads the configuration file and its certificates again
 PUT  /api/log, with the new filter as the body
 
 Sessions, configuration and log are shown, and changes made, on loopback; elsewhere to whoever
@@ -261,6 +269,10 @@ mod tests {
 
         fn config(&self) -> String {
             "version = 1\n".to_owned()
+        }
+
+        async fn reload(&self) -> Option<Result<ReloadReport, Vec<String>>> {
+            None
         }
 
         fn log(&self) -> Option<&dyn LogFilter> {
@@ -530,6 +542,9 @@ mod tests {
                 "say which: route, backend, endpoint, subject or client\n",
             ),
             ("POST /api/sessions/end?route=a", 200, "{\"ended\":0}\n"),
+            ("GET /api/reload", 405, "only POST\n"),
+            ("PUT /api/reload", 405, "only POST\n"),
+            ("POST /api/reload", 404, "this program has no configuration file to read again\n"),
             ("POST /api/log", 405, "only GET, HEAD, PUT\n"),
             ("PUT /api/log", 404, "this program does not let its log be changed\n"),
         ] {

@@ -19,6 +19,7 @@ use tokio::{
 use tracing::{error, info};
 
 pub use self::reload::{Live, ReloadError, Reloaded};
+pub use self::watch::Reload;
 use self::watch::Watch;
 use crate::{
     admin::{Admin, HttpServer, LogFilter},
@@ -43,6 +44,7 @@ pub struct Gateway {
     backends: Arc<Backends>,
     resolver: Arc<dyn Resolve>,
     log: Option<Arc<dyn LogFilter>>,
+    reload: Option<Arc<dyn Reload>>,
 }
 
 impl Gateway {
@@ -72,7 +74,7 @@ impl Gateway {
         let backends = Arc::new(Backends::new(&config.backends, &metrics, &resolver, None));
         backends.resolve().await;
         let admin = admin.transpose()?;
-        Ok(Self { metrics, edge, admin, backends, resolver, config, log: None })
+        Ok(Self { metrics, edge, admin, backends, resolver, config, log: None, reload: None })
     }
 
     /// Lets operators see and change what the program logs.
@@ -81,12 +83,18 @@ impl Gateway {
         Self { log: Some(filter), ..self }
     }
 
+    /// Lets operators have the configuration read again.
+    #[must_use]
+    pub fn with_reload(self, reload: Arc<dyn Reload>) -> Self {
+        Self { reload: Some(reload), ..self }
+    }
+
     /// Starts to serve: workers on threads of their own, the control side on this runtime.
     ///
     /// # Errors
     /// That the system gave no threads.
     pub fn start(self) -> Result<Running, StartError> {
-        let Self { config, metrics, edge, admin, backends, resolver, log } = self;
+        let Self { config, metrics, edge, admin, backends, resolver, log, reload } = self;
         let (lifecycle, control) = (Lifecycle::new(), Lifecycle::new());
         let tables = Tables {
             routes: RouteTable::new(&config.routes, &metrics),
@@ -137,7 +145,7 @@ impl Gateway {
         control.spawn(certificates::look_after(Arc::clone(&live), control.clone()));
         control.spawn(watch(memory, control.clone()));
         let admin = admin.map(|admin| {
-            let watch = Watch { sampler: workers.sampler(), live: Arc::clone(&live), log };
+            let watch = Watch { sampler: workers.sampler(), live: Arc::clone(&live), log, reload };
             admin.run(lifecycle.clone(), metrics.clone(), watch)
         });
         Ok(Running { live, admin, metrics, lifecycle, control, workers })

@@ -59,8 +59,8 @@ pub enum AskError {
     Timeout,
 }
 
-/// For all of it: a gateway answers within milliseconds.
-const TIME: Duration = Duration::from_secs(10);
+/// For all of it: a gateway answers within milliseconds, but when it is to read its files and resolve names.
+const TIME: Duration = Duration::from_secs(60);
 
 /// A long list of sessions has some 2 MB, the numbers of many routes some more.
 const MOST_REPLY_BYTES: usize = 64 * 1024 * 1024;

@@ -1,4 +1,4 @@
-//! `/api/config` and `/api/log`: what the gateway was told, and what it logs.
+//! `/api/config`, `/api/log` and `/api/reload`: what the gateway was told, and what it logs.
 
 use std::fmt;
 
@@ -21,6 +21,20 @@ pub trait LogFilter: fmt::Debug + Send + Sync {
 
 const CONFIG: &str = "/api/config";
 const LOG: &str = "/api/log";
+const RELOAD: &str = "/api/reload";
+
+/// What a configuration that was read again has changed: the answer to `POST /api/reload`.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct ReloadReport {
+    /// What is different from now on.
+    pub changed: Vec<String>,
+    /// What the file says and only a start takes.
+    pub waiting: Vec<String>,
+    /// Certificates that clients have not seen before.
+    pub certificates: u64,
+    /// Sessions that were ended because their route has gone.
+    pub ended: u64,
+}
 
 /// Answers a GET, if it is for this part. `config` is only made if it is asked for.
 pub(super) fn get(
@@ -30,6 +44,7 @@ pub(super) fn get(
 ) -> Option<Answer> {
     match path {
         CONFIG => Some(Answer::ok("application/toml", config())),
+        RELOAD => Some(Answer::method_not_allowed("POST")),
         LOG => {
             Some(log.map_or_else(nobody_logs, |log| Answer::json(&Filter { filter: log.get() })))
         }
@@ -44,6 +59,25 @@ pub(super) fn change(change: &Change<'_>, log: Option<&dyn LogFilter>) -> Option
         (Verb::Post, LOG) => Some(Answer::method_not_allowed("GET, HEAD, PUT")),
         _ => None,
     }
+}
+
+/// Answers a request to read the configuration again, if it is one. `reload` yields nothing where the program
+/// has no file to read, and every problem where it changes nothing.
+pub(super) async fn reload(
+    change: &Change<'_>,
+    reload: impl Future<Output = Option<Result<ReloadReport, Vec<String>>>>,
+) -> Option<Answer> {
+    if change.path != RELOAD {
+        return None;
+    }
+    if change.verb != Verb::Post {
+        return Some(Answer::method_not_allowed("POST"));
+    }
+    Some(match reload.await {
+        Some(Ok(report)) => Answer::json(&report),
+        Some(Err(problems)) => Answer::bad_request(problems.join("\n") + "\n"),
+        None => Answer::not_found_because("this program has no configuration file to read again\n"),
+    })
 }
 
 fn nobody_logs() -> Answer {

@@ -70,6 +70,8 @@ enum Command {
     },
     /// Show the configuration in use, in TOML, without its secrets
     Config,
+    /// Have the gateway read its configuration file and certificates again
+    Reload,
 }
 
 #[derive(Args, Debug)]
@@ -185,6 +187,7 @@ impl Ctl {
                 };
                 print.value(&said, |value| plain(&value["filter"]) + "\n")
             }
+            Command::Reload => print.value(&gateway.post("/api/reload").await?, reloaded),
             Command::Config => print.text(&gateway.get("/api/config").await?),
         }?;
         Ok(ExitCode::SUCCESS)
@@ -330,6 +333,18 @@ fn sessions(value: &Value) -> String {
         _ => String::new(),
     };
     table(COLUMNS, &rows) + &more
+}
+
+/// What has changed, a line each.
+fn reloaded(value: &Value) -> String {
+    let list = |key: &str, what: &str| -> String {
+        items(&value[key]).iter().map(|line| format!("{what}: {}\n", plain(line))).collect()
+    };
+    let certificates = plain(&value["certificates"]);
+    let ended = plain(&value["ended"]);
+    list("changed", "changed")
+        + &list("waiting", "waits for a restart")
+        + &format!("Reloaded: {certificates} new certificates, {ended} sessions ended.\n")
 }
 
 fn ended(value: &Value) -> String {

@@ -1,6 +1,6 @@
 //! `tidegate run`: the gateway as a file says.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, ValueEnum};
 use tidegate::{
@@ -33,14 +33,17 @@ impl Run {
         descriptors::raise_for(&config);
         let path = config.routes.iter().find_map(|r| plain_path(&r.path));
         let signals = serve::Signals::new()?;
+        let reload_file = Arc::new(serve::ReloadFile(self.config.clone()));
 
-        let running = Gateway::bind(config).await?.with_log(log).start()?;
+        let running =
+            Gateway::bind(config).await?.with_log(log).with_reload(reload_file).start()?;
         announce::log(&running);
         let announce = |running: &_| match self.print {
             Some(Print::Json) => super::print(&Facts::of(running, path.as_deref()).json()),
             None => Ok(()),
         };
-        let reload = async |running: &Running| serve::reload(running, &self.config).await;
+        let reload =
+            async |running: &Running| _ = serve::reload(running.live(), &self.config).await;
         serve::until_stopped(running, signals, announce, reload).await
     }
 }

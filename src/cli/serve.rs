@@ -1,11 +1,17 @@
 //! From a gateway that was started to an exit code: announce, wait for a signal, drain.
 
-use std::{path::Path, pin::pin, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    pin::pin,
+    process::ExitCode,
+    sync::Arc,
+};
 
+use futures_util::{FutureExt, future::BoxFuture};
 use tidegate::{
     config::Config,
     edge::CertificateInfo,
-    gateway::{Drained, Reloaded, Running},
+    gateway::{Drained, Live, Reload, ReloadError, Reloaded, Running},
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
@@ -47,15 +53,16 @@ pub(crate) async fn until_stopped(
 }
 
 /// Reads the configuration file again, and logs what has changed or every problem.
-pub(crate) async fn reload(running: &Running, file: &Path) {
+pub(crate) async fn reload(live: &Live, file: &Path) -> Result<Reloaded, ReloadError> {
     let read = {
         let file = file.to_owned();
         move || Config::read(&file)
     };
-    match running.live().reload(read).await {
+    let reloaded = live.reload(read).await;
+    match &reloaded {
         Ok(reloaded) => {
-            log_reloaded(&reloaded);
-            descriptors::compare(&running.live().config());
+            log_reloaded(reloaded);
+            descriptors::compare(&live.config());
         }
         Err(why) => {
             for problem in why.lines() {
@@ -63,6 +70,18 @@ pub(crate) async fn reload(running: &Running, file: &Path) {
             }
             error!(reason = %why, "Nothing was reloaded. What was in use stays in use.");
         }
+    }
+    reloaded
+}
+
+/// The file that is read again when an operator asks the admin listener for it.
+#[derive(Debug)]
+pub(crate) struct ReloadFile(pub(crate) PathBuf);
+
+impl Reload for ReloadFile {
+    fn reload(&self, live: Arc<Live>) -> BoxFuture<'static, Result<Reloaded, ReloadError>> {
+        let file = self.0.clone();
+        async move { reload(&live, &file).await }.boxed()
     }
 }
 

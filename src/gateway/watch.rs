@@ -1,19 +1,31 @@
 //! What the admin listener sees of a running gateway.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
-use super::Live;
+use futures_util::future::BoxFuture;
+
+use super::{Live, ReloadError, Reloaded};
 use crate::{
-    admin::{LogFilter, Watched},
+    admin::{LogFilter, ReloadReport, Watched},
     backend::Backends,
     edge::Sampler,
     session::registry::Registry,
 };
 
+/// Where the program reads the configuration again, and what else it does then.
+pub trait Reload: fmt::Debug + Send + Sync {
+    /// Has the gateway take what the configuration says now.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it. Then nothing has changed.
+    fn reload(&self, live: Arc<Live>) -> BoxFuture<'static, Result<Reloaded, ReloadError>>;
+}
+
 pub(super) struct Watch {
     pub(super) sampler: Sampler,
     pub(super) live: Arc<Live>,
     pub(super) log: Option<Arc<dyn LogFilter>>,
+    pub(super) reload: Option<Arc<dyn Reload>>,
 }
 
 impl Watched for Watch {
@@ -31,6 +43,19 @@ impl Watched for Watch {
 
     fn config(&self) -> String {
         self.live.config().effective()
+    }
+
+    async fn reload(&self) -> Option<Result<ReloadReport, Vec<String>>> {
+        let reloaded = self.reload.as_ref()?.reload(Arc::clone(&self.live)).await;
+        Some(match reloaded {
+            Ok(Reloaded { certificates, changed, waiting, ended }) => Ok(ReloadReport {
+                changed: changed.iter().map(ToString::to_string).collect(),
+                waiting: waiting.iter().map(ToString::to_string).collect(),
+                certificates: certificates.len() as u64,
+                ended,
+            }),
+            Err(why) => Err([vec![why.to_string()], why.lines()].concat()),
+        })
     }
 
     fn log(&self) -> Option<&dyn LogFilter> {

@@ -107,6 +107,26 @@ async fn the_token_comes_from_a_file_or_with_the_configuration() {
 }
 
 #[tokio::test]
+async fn the_configuration_is_read_again_and_what_has_changed_is_told() {
+    let (dir, program) = running("ctl-reload", "").await;
+    let before = fs::read_to_string(dir.path("tidegate.toml")).unwrap();
+    let none = said(&program, &["reload"]).await;
+    assert_eq!(none, "Reloaded: 0 new certificates, 0 sessions ended.\n");
+
+    dir.write("tidegate.toml", &before.replace("[drain]", "[limits]\nsessions = 7\n[drain]"));
+    let told = said(&program, &["reload"]).await;
+    assert!(told.starts_with("changed: limits.sessions"), "{told}");
+    let config = said(&program, &["config"]).await;
+    assert!(config.contains("sessions = 7\n"), "{config}");
+
+    dir.write("tidegate.toml", &before.replace("[[route]]", "[[rout]]"));
+    let (code, stdout, stderr) = ctl(&program, &["reload"]).await;
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert!(stderr.contains("rout: unknown key"), "{stderr}");
+    assert!(said(&program, &["config"]).await.contains("sessions = 7\n"), "nothing has changed");
+}
+
+#[tokio::test]
 async fn who_cannot_be_reached_and_what_cannot_be_meant_is_said() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let Output { status, stdout, stderr } =

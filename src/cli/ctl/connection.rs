@@ -115,8 +115,10 @@ impl Connection {
             200 => Ok(body),
             _ => {
                 let said = String::from_utf8_lossy(&body);
-                let said = super::table::plain(&Value::from(said.trim()));
-                Err(CtlError::Refused { status, said })
+                let lines = said.trim().lines();
+                let said: Vec<_> =
+                    lines.map(|line| super::table::plain(&Value::from(line))).collect();
+                Err(CtlError::Refused { status, said: said.join("\n") })
             }
         }
     }
