@@ -161,6 +161,21 @@ async fn the_figures_are_to_be_had_as_text_as_a_table_and_as_a_distribution() {
 }
 
 #[tokio::test]
+async fn what_the_servers_process_costs_is_told() {
+    // The server is in this process.
+    let line = format!("--rate 200/s --duration 1s --warmup 0s --pid {}", std::process::id());
+    let (code, report) = report("rr", Fault::Nothing, &line).await;
+    assert_eq!((code, kinds(&report)), (Some(0), vec![]), "{report}");
+    let server = &report["server"];
+    assert!(server["resident_bytes"].as_u64() > Some(1 << 20), "{report}");
+    assert!(server["processor_share"].as_f64() > Some(0.0), "{report}");
+    assert!(server["descriptors"].as_u64() > Some(3), "{report}");
+
+    let output = run_scenario("rr", &serve(Fault::Nothing), "--pid 4294967295").await;
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[tokio::test]
 async fn a_plan_runs_several_loads_at_the_same_time() {
     let server = serve(Fault::Nothing);
     let file = std::env::temp_dir().join(format!("tidegate-load-{}.toml", std::process::id()));

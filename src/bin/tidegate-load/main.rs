@@ -56,8 +56,8 @@ use self::{
     report::Report,
     run::Load,
     steady::{
-        Work, connects::Connects, datagrams::Datagrams, idle::Idle, round_trips::RoundTrips,
-        streams::Streams,
+        Work, connects::Connects, datagrams::Datagrams, idle::Idle, process::Watch,
+        round_trips::RoundTrips, streams::Streams,
     },
     target::Target,
 };
@@ -182,8 +182,12 @@ fn drive(
     });
     let hdr = hdr.transpose()?;
 
+    let watch = results
+        .pid
+        .map(|pid| Watch::new(pid).map_err(|e| format!("cannot look at --pid {pid}: {e}")));
+    let watch = watch.transpose()?;
     let live = (may_show && watched(results.quiet)).then(LivePace::new);
-    let done = steady::engine::run(&load, course, work, live);
+    let done = steady::engine::run(&load, course, work, watch, live);
     let done = done.map_err(|e| format!("cannot begin: {e}"))?;
 
     let slos = results.slo.as_ref().map_or(&[][..], |slos| &slos.0);

@@ -14,6 +14,7 @@ pub(crate) mod datagrams;
 pub(crate) mod engine;
 pub(crate) mod idle;
 pub(crate) mod pace;
+pub(crate) mod process;
 pub(crate) mod report;
 pub(crate) mod round_trips;
 pub(crate) mod slo;

@@ -112,6 +112,9 @@ pub(crate) struct ResultArgs {
     /// errors
     #[arg(long, value_name = "CONDITIONS", default_value = None)]
     pub(crate) slo: Option<Slos>,
+    /// Say what the server's process costs meanwhile: processor, memory, descriptors
+    #[arg(long, value_name = "PID")]
+    pub(crate) pid: Option<u32>,
     /// Show no progress, not on a terminal either
     #[arg(long)]
     pub(crate) quiet: bool,

@@ -29,11 +29,12 @@ use tokio::{
 use super::{
     Lane, Place, Turns, Window, Work,
     pace::{Length, Pace, Schedule, Timer},
+    process::{Cost, Watch},
 };
 use crate::{
     progress::{self, LivePace},
     run::{Load, close, connect, cut, open_session},
-    tally::{Counters, Failure, Tally, Timed, Totals},
+    tally::{Counters, Failure, Tally, Timed, Totals, sum},
 };
 
 /// Connections that a worker makes at the same time, before the run begins.
@@ -65,6 +66,8 @@ pub(crate) struct Done {
     pub(crate) busiest: f64,
     /// Times that the client's address changed.
     pub(crate) moves: u64,
+    /// What the server's process cost, if it was watched.
+    pub(crate) server: Option<Cost>,
     pub(crate) interrupted: bool,
 }
 
@@ -79,6 +82,18 @@ struct Run<'a, W> {
     left: Option<AtomicU64>,
     moves: AtomicU64,
     interrupted: AtomicBool,
+}
+
+impl<W> Run<'_, W> {
+    /// Whether the warm-up is over and the end has not come.
+    fn is_measuring(&self, now: Instant) -> bool {
+        let Some(begins) = self.begins.get() else { return false };
+        let warm = *begins + self.course.warmup;
+        match self.course.length {
+            Length::For(time) => (warm..warm + time).contains(&now),
+            Length::Count(_) => now >= warm,
+        }
+    }
 }
 
 /// What a worker has come to.
@@ -98,6 +113,7 @@ pub(crate) fn run(
     load: &Load,
     course: Course,
     work: &impl Work,
+    mut watch: Option<Watch>,
     mut live: Option<LivePace>,
 ) -> io::Result<Done> {
     let run = Run {
@@ -132,6 +148,11 @@ pub(crate) fn run(
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Ok::<_, io::Error>(results),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
             }
+            if let Some(watch) = &mut watch
+                && run.is_measuring(Instant::now())
+            {
+                watch.look(sum(&counters, |c| &c.operations));
+            }
             if let Some(live) = &mut live {
                 live.draw(&counters);
             }
@@ -150,6 +171,7 @@ pub(crate) fn run(
         due: parts.iter().map(|part| part.due).sum(),
         busiest: parts.iter().map(|part| part.busy).fold(0.0, f64::max),
         moves: run.moves.load(Ordering::Relaxed),
+        server: watch.as_ref().and_then(Watch::cost),
         interrupted: run.interrupted.load(Ordering::Relaxed),
         totals: Totals::of(parts.into_iter().map(|part| part.tally)),
     })

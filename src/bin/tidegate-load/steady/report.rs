@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::{
     engine::{Course, Done},
     pace::Pace,
+    process::Cost,
     slo::{Slo, Verdict},
 };
 use crate::{
@@ -56,6 +57,8 @@ pub(crate) struct Report {
     pub(crate) moves: u64,
     pub(crate) latency_us: Latencies,
     pub(crate) generator: Generator,
+    /// With `--pid`, unless the run was too short for it.
+    pub(crate) server: Option<Cost>,
     pub(crate) errors: Vec<ErrorGroup>,
     pub(crate) slo: Vec<Verdict>,
     #[serde(skip)]
@@ -209,6 +212,7 @@ impl Report {
                 session: of(Timed::Session),
             },
             generator: Generator::new(done),
+            server: done.server,
             errors: errors(&done.totals),
             slo: Vec::new(),
             times: done.totals.times(Timed::Operation).clone(),
@@ -276,6 +280,20 @@ impl Report {
     }
 }
 
+impl Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (percent, micros) = (self.processor_share * 100.0, self.processor_us_per_operation);
+        let [resident, peak] =
+            [self.resident_bytes, self.peak_resident_bytes].map(|bytes| human_bytes(bytes as f64));
+        let descriptors = self.descriptors;
+        write!(
+            f,
+            "{percent:.0} % of a processor, {micros:.1} us per operation, {resident} resident, {peak} at most, \
+             {descriptors} descriptors"
+        )
+    }
+}
+
 fn datagrams(totals: &Totals) -> DatagramCounts {
     let sent = totals.sum(|c| &c.datagrams_sent);
     DatagramCounts::of(totals, sent + totals.sum(|c| &c.datagrams_unsent))
@@ -328,6 +346,9 @@ impl Display for Report {
             f,
             "\ngenerator   busiest thread {percent:.0} %, begun late: p99 {late}, max {latest}"
         )?;
+        if let Some(server) = &self.server {
+            write!(f, "\nserver      {server}")?;
+        }
         for verdict in &self.slo {
             write!(f, "\nslo         {verdict}")?;
         }
@@ -381,6 +402,7 @@ pub(crate) mod tests {
             due: 102,
             busiest: 0.25,
             moves: 0,
+            server: None,
             interrupted: false,
         };
         change(&mut done);
