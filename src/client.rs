@@ -26,7 +26,7 @@ pub use self::{
     connection::{Connection, Refused, RequestOptions},
     session::{Closed, Session},
     stream::{RecvStream, SendStream, StreamError},
-    trust::Trust,
+    trust::{Identity, Trust},
 };
 
 /// Bytes that a server may have in flight on a stream: 100 Mbit/s at a round trip of 100 ms.
@@ -47,6 +47,8 @@ pub struct Endpoint {
 pub struct Options {
     /// Which servers to believe.
     pub trust: Trust,
+    /// What to show to servers that ask for a certificate. Default nothing.
+    pub identity: Option<Identity>,
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
     /// Silence after which a connection is given up.
@@ -68,6 +70,7 @@ impl Options {
     pub fn new(trust: Trust) -> Self {
         Self {
             trust,
+            identity: None,
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),
             max_incoming_streams: 100,
@@ -170,7 +173,7 @@ fn socket(local: SocketAddr, buffer: usize) -> io::Result<std::net::UdpSocket> {
 }
 
 fn client_config(options: &Options) -> io::Result<quinn::ClientConfig> {
-    let tls = options.trust.client_config()?;
+    let tls = options.trust.client_config(options.identity.as_ref())?;
     let tls = QuicClientConfig::try_from(tls).map_err(io::Error::other)?;
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
     let mut transport = quinn::TransportConfig::default();

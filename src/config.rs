@@ -12,6 +12,7 @@
 //! key with its default and its reason, and a test holds that file to this code.
 
 mod backend;
+mod certificate_name;
 mod credential;
 mod datagram;
 mod destination;
@@ -42,6 +43,7 @@ use std::{
 
 pub use self::{
     backend::{Backend, Dial, Endpoint, Keepalive, ProxyProtocol, Roots},
+    certificate_name::{CertificateName, CertificateNames},
     credential::{
         ClaimRule, Credential, CredentialKind, Jwt, JwtKey, KeyMaterial, KeySource, SUBJECT, Token,
         Tokens, Wanted,
@@ -64,7 +66,7 @@ pub use self::{
     problems::{Problem, Problems},
     rate::{ByteRate, Rate},
     route::{DatagramsMode, Opens, PushMode, Route, StreamsMode, UdpOpen, UniMode},
-    tls::BackendTls,
+    tls::{BackendTls, ClientCertificates},
     units::{ByteSize, Limit, parse_duration},
 };
 use self::{raw::File, read::Read};

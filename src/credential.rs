@@ -6,11 +6,12 @@
 //! What always holds: a token is taken from the `Authorization` header or from the one query parameter that the
 //! credential names, and from nowhere else; it is compared in constant time; nothing that comes out of here, is
 //! printed or is told to a client holds any part of it; and what a client shows is looked at in sizes that are
-//! bounded before anything is parsed.
+//! bounded before anything is parsed. Certificates are TLS's to verify; here it is decided whom they let in.
 //!
 //! Specifications: RFC 6750 (bearer tokens), RFC 7519, 7515, 7518 and 8037 (signed ones), RFC 8725 (what goes wrong
 //! with those).
 
+mod certificate;
 mod claims;
 mod crypto;
 mod jwt;
@@ -20,7 +21,7 @@ mod ring;
 mod shown;
 mod tokens;
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{borrow::Cow, fmt, sync::Arc, time::SystemTime};
 
 pub use self::claims::Claims;
 use self::shown::Shown;
@@ -121,6 +122,7 @@ struct Checker {
 enum Kind {
     Jwt(jwt::Verifier),
     Tokens(config::Tokens),
+    Certificates(config::CertificateNames),
 }
 
 /// Whom a log line and a backend can be told of.
@@ -131,6 +133,7 @@ impl Checker {
         let kind = match &settings.kind {
             CredentialKind::Jwt(jwt) => Kind::Jwt(jwt::Verifier::new(jwt)),
             CredentialKind::Tokens(tokens) => Kind::Tokens(tokens.clone()),
+            CredentialKind::Certificates(names) => Kind::Certificates(names.clone()),
         };
         Self { settings: Arc::clone(settings), kind }
     }
@@ -141,21 +144,46 @@ impl Checker {
         captures: &[(String, String)],
         now: SystemTime,
     ) -> Result<Identity, Unfit> {
-        let token = match Shown::of(head, self.settings.query.as_deref()) {
-            Shown::Token(token) => token,
-            Shown::Nothing => return Err(Unfit::Missing),
-            Shown::Unusable => return Err(Unfit::Invalid),
-        };
-        let (claims, ends) = match &self.kind {
+        match &self.kind {
             Kind::Jwt(verifier) => {
-                let (claims, ends) = verifier.verify(&token, now)?;
-                (Claims::of_token(claims), ends)
+                let (claims, ends) = verifier.verify(&self.token(head)?, now)?;
+                self.admit(Claims::of_token(claims), ends, captures)
             }
             Kind::Tokens(tokens) => {
-                let known = tokens::find(tokens, &token).ok_or(Unfit::Invalid)?;
-                (Claims::one(SUBJECT, known.name.clone()), None)
+                let known = tokens::find(tokens, &self.token(head)?).ok_or(Unfit::Invalid)?;
+                self.admit(Claims::one(SUBJECT, known.name.clone()), None, captures)
             }
-        };
+            Kind::Certificates(names) => {
+                let shown = head.tls.as_ref().and_then(|tls| tls.client.as_ref());
+                let shown = shown.ok_or(Unfit::Missing)?;
+                if shown.ends <= now {
+                    return Err(Unfit::Expired);
+                }
+                // Of several names, the one that fits the path is the client's.
+                let admit =
+                    |name| self.admit(Claims::one(SUBJECT, name), Some(shown.ends), captures);
+                let mut admitted = certificate::subjects(names, shown).map(admit);
+                let first = admitted.next().unwrap_or(Err(Unfit::Forbidden));
+                first.or_else(|why| admitted.find_map(Result::ok).ok_or(why))
+            }
+        }
+    }
+
+    fn token<'h>(&self, head: &'h RequestHead) -> Result<Cow<'h, str>, Unfit> {
+        match Shown::of(head, self.settings.query.as_deref()) {
+            Shown::Token(token) => Ok(token),
+            Shown::Nothing => Err(Unfit::Missing),
+            Shown::Unusable => Err(Unfit::Invalid),
+        }
+    }
+
+    /// Lets a client in of whom this is known, if it is what is wanted.
+    fn admit(
+        &self,
+        claims: Claims,
+        ends: Option<SystemTime>,
+        captures: &[(String, String)],
+    ) -> Result<Identity, Unfit> {
         let subject = claims.value(SUBJECT).map(str::to_owned);
         if subject.as_ref().is_some_and(|subject| subject.len() > MOST_SUBJECT_BYTES) {
             return Err(Unfit::Invalid);

@@ -21,6 +21,7 @@
 mod admission;
 mod certificate;
 mod cid;
+mod clients;
 mod crypto;
 mod expiry;
 mod keys;
@@ -171,6 +172,8 @@ pub enum EdgeError {
 struct Listener {
     name: Arc<str>,
     certificates: Arc<Certificates>,
+    /// Where clients are asked for certificates of their own.
+    clients: Option<Arc<clients::Verifier>>,
     live: ArcSwap<Live>,
     metrics: ListenerMetrics,
 }
@@ -298,12 +301,15 @@ fn listener(
     metrics: &Metrics,
 ) -> Listener {
     let certificates = Arc::new(Certificates::new(chosen));
-    let tls = tls::server_config(Arc::clone(&certificates), keys);
+    let clients = settings.client_certificates.as_ref();
+    let clients = clients.map(|clients| Arc::new(clients::Verifier::new(clients)));
+    let tls = tls::server_config(Arc::clone(&certificates), clients.clone(), keys);
     let server_config = Arc::new(quic::server_config(tls, keys, &settings.transport));
     Listener {
         name: settings.name.as_str().into(),
         live: ArcSwap::from_pointee(Live::new(server_config, settings, config)),
         certificates,
+        clients,
         metrics: metrics.listener(&settings.name),
     }
 }

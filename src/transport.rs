@@ -10,7 +10,12 @@
 #[cfg(test)]
 pub(crate) mod memory;
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 
@@ -128,8 +133,7 @@ impl fmt::Debug for Authorization {
     }
 }
 
-/// What a transport knows of the TLS beneath a client's connection. What a client's certificate says will
-/// stand here once listeners can ask for one.
+/// What a transport knows of the TLS beneath a client's connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Tls {
     /// The version, in the form of OpenSSL: `TLSv1.3`.
@@ -138,6 +142,41 @@ pub struct Tls {
     pub alpn: Vec<u8>,
     /// The host that the client asked for (RFC 6066 section 3), if it did: for an address it does not.
     pub server_name: Option<String>,
+    /// What the client's certificate says, if it has shown one. It was good when the connection was made.
+    pub client: Option<ClientCertificate>,
+}
+
+/// What a client's certificate says, which leads to a root that the listener believes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClientCertificate {
+    /// Its subject alternative names, of the kinds that there is a use for.
+    pub names: Vec<AlternativeName>,
+    /// The common name of its subject.
+    pub common_name: Option<String>,
+    /// When it is good no longer.
+    pub ends: SystemTime,
+}
+
+/// One of a certificate's subject alternative names (RFC 5280 section 4.2.1.6).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum AlternativeName {
+    /// A host.
+    Dns(String),
+    /// A URI.
+    Uri(String),
+    /// A mailbox.
+    Email(String),
+    /// An IP address.
+    Ip(IpAddr),
+}
+
+impl fmt::Display for AlternativeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(text) | Self::Uri(text) | Self::Email(text) => f.write_str(text),
+            Self::Ip(ip) => ip.fmt(f),
+        }
+    }
 }
 
 /// A client's request for a session, to be accepted or refused. Dropping it refuses it.

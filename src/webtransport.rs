@@ -34,6 +34,7 @@
 //! draft-ietf-webtrans-http3-02 to -16 as far as clients speak them.
 
 pub(crate) mod capsule;
+mod client_certificate;
 pub(crate) mod codes;
 mod connection;
 pub(crate) mod control;

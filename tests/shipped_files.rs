@@ -131,6 +131,7 @@ fn every_configuration_in_the_readme_is_valid() {
     fs::write(folder.join("privkey.pem"), made.key_pem).unwrap();
 
     let token = credential::token_hash("token").map(|byte| format!("{byte:02x}")).concat();
+    fs::copy(folder.join("fullchain.pem"), folder.join("fleet-ca.pem")).unwrap();
     fs::copy("src/credential/fixtures/eddsa.pem", folder.join("site.pem")).unwrap();
     fs::write(folder.join("robots.tokens"), format!("alice:sha256={token}\n")).unwrap();
 

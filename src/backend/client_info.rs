@@ -12,8 +12,8 @@ use crate::transport::RequestHead;
 /// Who a session's client is and what it asked for. Made once per session; what a backend is told of it
 /// is the configuration's choice.
 ///
-/// But for the session's id, the route and what was agreed on, all of it is the client's word. What is
-/// known of the client's certificate will stand in [`RequestHead::tls`] once listeners can ask for one.
+/// But for the session's id, the route, what was agreed on, the subject and what the client's certificate says
+/// ([`RequestHead::tls`]), all of it is the client's word.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ClientInfo {
     /// The session's id.
@@ -114,6 +114,7 @@ pub(crate) mod tests {
                     version: "TLSv1.3",
                     alpn: b"h3".to_vec(),
                     server_name: Some("play.test".into()),
+                    client: None,
                 })),
             }),
             route: "game".into(),

@@ -1,13 +1,13 @@
 //! Which servers a client believes.
 
-use std::{io, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature},
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
 
 #[cfg(feature = "aws-lc-rs")]
 use aws_lc_rs::digest;
@@ -31,13 +31,28 @@ pub enum Trust {
     DangerAcceptAny,
 }
 
+/// A client's own certificate and its key.
+#[derive(Clone)]
+pub struct Identity {
+    /// The chain as PEM, the leaf first.
+    pub chain_pem: String,
+    /// The key as PEM.
+    pub key_pem: String,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("chain_pem", &self.chain_pem).finish_non_exhaustive()
+    }
+}
+
 impl Trust {
-    pub(crate) fn client_config(&self) -> io::Result<ClientConfig> {
+    pub(crate) fn client_config(&self, identity: Option<&Identity>) -> io::Result<ClientConfig> {
         let provider = Arc::new(default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(io::Error::other)?;
-        let mut config = match self {
+        let builder = match self {
             Self::Roots(pem) => {
                 let mut roots = RootCertStore::empty();
                 for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
@@ -48,8 +63,17 @@ impl Trust {
             }
             Self::Hashes(hashes) => Self::pinned(builder, &provider, Some(hashes.clone())),
             Self::DangerAcceptAny => Self::pinned(builder, &provider, None),
-        }
-        .with_no_client_auth();
+        };
+        let mut config = match identity {
+            Some(Identity { chain_pem, key_pem }) => {
+                let chain = CertificateDer::pem_slice_iter(chain_pem.as_bytes());
+                let chain = chain.collect::<Result<_, _>>().map_err(io::Error::other)?;
+                let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes());
+                let key = key.map_err(io::Error::other)?;
+                builder.with_client_auth_cert(chain, key).map_err(io::Error::other)?
+            }
+            None => builder.with_no_client_auth(),
+        };
         config.alpn_protocols = vec![b"h3".to_vec()];
         Ok(config)
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use super::Secret;
+use super::{CertificateNames, Secret};
 
 /// One kind of credential under a name, for any number of routes.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -24,6 +24,8 @@ pub enum CredentialKind {
     Jwt(Jwt),
     /// A bearer token that stands, hashed, in a file.
     Tokens(Tokens),
+    /// A certificate of the client's own, which its listener has verified.
+    Certificates(CertificateNames),
 }
 
 /// What signed tokens are held to (RFC 7519).

@@ -83,6 +83,15 @@ impl Config {
             let differs = new.backends.get(name).is_some_and(|new| new != old);
             note(within("backend", name), differs);
         }
+        for (name, old) in &self.credentials {
+            let differs = new.credentials.get(name).is_some_and(|new| new != old);
+            note(within("credential", name), differs);
+        }
+        for old in &self.listeners {
+            let new = new.listeners.iter().find(|new| new.name == old.name);
+            let differs = new.is_some_and(|new| new.client_certificates != old.client_certificates);
+            note(format!("listener[{}].client_certificates", old.name), differs);
+        }
         for old in &self.routes {
             let Some(new) = new.routes.iter().find(|new| new.name == old.name) else { continue };
             // A route holds its backends, which have been compared, and so have their names.

@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use super::{
-    Admin, Backend, BackendTls, CertificateFiles, CertificateSource, Check, ClaimRule, Config,
-    Credential, CredentialKind, DatagramKey, Destination, Dial, Ejection, Endpoint, Health, Jwt,
-    Keepalive, KeySource, Limits, Listed, Listener, Payload, PerClientLimits, PerConnectionLimits,
-    Roots, Route, Server, Timeouts, Transport, raw,
+    Admin, Backend, BackendTls, CertificateFiles, CertificateSource, Check, ClaimRule,
+    ClientCertificates, Config, Credential, CredentialKind, DatagramKey, Destination, Dial,
+    Ejection, Endpoint, Health, Jwt, Keepalive, KeySource, Limits, Listed, Listener, Payload,
+    PerClientLimits, PerConnectionLimits, Roots, Route, Server, Timeouts, Transport, raw,
     read::{HexBytes, Workers},
     units::{Patience, Period},
 };
@@ -88,8 +88,18 @@ fn listener(listener: &Listener) -> raw::Listener {
         quic: Some(listener.quic.clone()),
         certificates,
         self_signed,
+        client_certificates: listener.client_certificates.as_ref().map(client_certificates),
         retry: Some(listener.retry),
         transport: Some(transport(&listener.transport)),
+        ..Default::default()
+    }
+}
+
+fn client_certificates(settings: &ClientCertificates) -> raw::ClientCertificates {
+    let ClientCertificates { roots, required, .. } = settings;
+    raw::ClientCertificates {
+        roots: Some(text(roots)),
+        required: Some(*required),
         ..Default::default()
     }
 }
@@ -235,14 +245,16 @@ impl DestinationKeys {
 }
 
 fn credential(credential: &Credential) -> raw::Credential {
-    let (jwt, tokens) = match &credential.kind {
-        CredentialKind::Jwt(rules) => (Some(jwt(rules)), None),
-        CredentialKind::Tokens(tokens) => (None, Some(text(&tokens.file))),
+    let (jwt, tokens, certificates) = match &credential.kind {
+        CredentialKind::Jwt(rules) => (Some(jwt(rules)), None, None),
+        CredentialKind::Tokens(tokens) => (None, Some(text(&tokens.file)), None),
+        CredentialKind::Certificates(names) => (None, None, Some(names.clone())),
     };
     let rule = |rule: &ClaimRule| (rule.claim.clone(), rule.wanted.clone());
     raw::Credential {
         jwt,
         tokens,
+        certificates,
         query: credential.query.clone(),
         claims: Some(credential.claims.iter().map(rule).collect())
             .filter(|claims: &BTreeMap<_, _>| !claims.is_empty()),

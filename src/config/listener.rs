@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::ByteSize;
+use super::{ByteSize, ClientCertificates};
 
 /// One QUIC listener: addresses, certificates, and what its connections may do.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -13,6 +13,8 @@ pub struct Listener {
     pub quic: Vec<SocketAddr>,
     /// Where the certificate comes from.
     pub certificate: CertificateSource,
+    /// Whether clients are asked for certificates of their own, and which are believed. Default: they are not.
+    pub client_certificates: Option<ClientCertificates>,
     /// When a client must prove its address before the handshake. Default `auto`.
     pub retry: RetryPolicy,
     /// QUIC's own settings.

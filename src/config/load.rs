@@ -109,6 +109,7 @@ fn config(raw: raw::File, folder: &Folder, problems: &mut Collector<'_>) -> Opti
     let backends = backend::backends(raw.backend.unwrap_or_default(), folder, problems);
     let listeners = listener::listeners(listeners.unwrap_or_default(), folder, problems);
     let credentials = credential::credentials(raw.credential.unwrap_or_default(), folder, problems);
+    credential::check_listeners(&credentials, listeners.as_deref(), problems);
     let routes = route::routes(routes.unwrap_or_default(), &backends, &credentials, problems);
     introduction::check_captures(&backends, routes.as_deref(), problems);
     Some(Config {

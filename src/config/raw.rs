@@ -12,8 +12,9 @@ use serde::{Serialize, Serializer};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Balance, Congestion, DatagramsMode, HashOn, LogFormat, Opens, Oversize, Payload, ProxyProtocol,
-    PushMode, RetryPolicy, Statuses, StreamsMode, UdpOpen, UniMode, Wanted, WebTransportProfile,
+    Balance, CertificateName, CertificateNames, Congestion, DatagramsMode, HashOn, LogFormat,
+    Opens, Oversize, Payload, ProxyProtocol, PushMode, RetryPolicy, Statuses, StreamsMode, UdpOpen,
+    UniMode, Wanted, WebTransportProfile,
     host::HostPort,
     host_pattern::HostPattern,
     introduction::{ProxyTlv, UdpProxy},
@@ -146,6 +147,7 @@ section! {
         quic: Vec<SocketAddr>,
         certificates: Vec<Certificate>,
         self_signed: Vec<String>,
+        client_certificates: ClientCertificates,
         retry: RetryPolicy,
         transport: Transport,
     }
@@ -156,6 +158,14 @@ section! {
     Certificate {
         chain: String,
         key: String,
+    }
+}
+
+section! {
+    /// `[listener.client_certificates]`
+    ClientCertificates {
+        roots: String,
+        required: bool,
     }
 }
 
@@ -282,6 +292,7 @@ section! {
     Credential {
         jwt: Jwt,
         tokens: String,
+        certificates: CertificateNames,
         query: String,
         claims: BTreeMap<String, Wanted>,
     }
@@ -553,6 +564,34 @@ impl Read for Origins {
                 );
                 None
             }
+        }
+    }
+}
+
+impl Read for CertificateNames {
+    fn read(value: &DeValue<'_>, at: &str, problems: &mut Collector<'_>) -> Option<Self> {
+        match value {
+            DeValue::String(text) if text == "any" => Some(Self::Any),
+            DeValue::Array(_) => {
+                let names: Vec<CertificateName> = Read::read(value, at, problems)?;
+                (!names.is_empty()).then_some(Self::List(names))
+            }
+            _ => {
+                problems.add(
+                    at,
+                    "expected \"any\" or a list of names such as [\"*.fleet.example.com\"]",
+                );
+                None
+            }
+        }
+    }
+}
+
+impl Serialize for CertificateNames {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Any => serializer.serialize_str("any"),
+            Self::List(names) => serializer.collect_seq(names.iter().map(ToString::to_string)),
         }
     }
 }

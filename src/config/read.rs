@@ -13,6 +13,7 @@ use serde::Serialize;
 use toml::de::{DeTable, DeValue};
 
 use super::{
+    certificate_name::CertificateName,
     credential::Wanted,
     host::HostPort,
     host_pattern::HostPattern,
@@ -198,6 +199,7 @@ read_as_text! {
     ByteRate: "a rate of bytes such as \"10MiB/s\", or \"unlimited\"", ByteRate::parse;
     MemoryLimit: "a share such as \"80%\", a size such as \"2GiB\", or \"unlimited\"", MemoryLimit::parse;
     HashOn: "what to hash, such as \"client-address\" or \"capture:room\"", HashOn::parse;
+    CertificateName: "a name such as \"*.fleet.example.com\"", CertificateName::parse;
     Wanted: "a text, or a capture such as \"{room}\"", Wanted::parse;
     Payload: "a text such as \"PING\\\\r\\\\n\"", Payload::parse;
     Statuses: "statuses such as \"200\" or \"200-399\"", Statuses::parse;

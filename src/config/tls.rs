@@ -3,7 +3,7 @@
 //! Files are read and tried here, so that a bad one is a problem of the configuration and not of the
 //! first stream.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 #[cfg(feature = "aws-lc-rs")]
 use rustls::crypto::aws_lc_rs::default_provider;
@@ -13,6 +13,7 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    server::{VerifierBuilderError, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use rustls_pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, UnixTime};
 
@@ -100,6 +101,56 @@ impl PartialEq for BackendTls {
 }
 
 impl Eq for BackendTls {}
+
+/// What a listener asks of the certificates of clients.
+#[derive(Clone)]
+pub struct ClientCertificates {
+    /// The PEM file with the roots that they must lead to.
+    pub roots: PathBuf,
+    /// Whether a client without one gets no connection. Default false: routes decide.
+    pub required: bool,
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// Of what was in the file.
+    fingerprint: u64,
+}
+
+impl ClientCertificates {
+    pub(super) fn new(
+        roots: PathBuf,
+        store: RootCertStore,
+        required: bool,
+        fingerprint: u64,
+    ) -> Result<Self, VerifierBuilderError> {
+        let provider = Arc::new(default_provider());
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider).build()?;
+        Ok(Self { roots, required, verifier, fingerprint })
+    }
+
+    /// What rustls asks.
+    pub fn verifier(&self) -> &Arc<dyn ClientCertVerifier> {
+        &self.verifier
+    }
+}
+
+impl fmt::Debug for ClientCertificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientCertificates")
+            .field("roots", &self.roots)
+            .field("required", &self.required)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Equal if the same was written and the same was in the file.
+impl PartialEq for ClientCertificates {
+    fn eq(&self, other: &Self) -> bool {
+        let all = |one: &Self| (one.roots.clone(), one.required, one.fingerprint);
+        all(self) == all(other)
+    }
+}
+
+impl Eq for ClientCertificates {}
 
 /// A host name or address as certificates have it: without the dot at the end.
 pub(super) fn server_name(name: &str) -> Result<ServerName<'static>, InvalidDnsNameError> {

@@ -2,10 +2,13 @@
 
 pub(crate) mod jwt;
 
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
-use crate::config::{ClaimRule, Credential, Token, Tokens, Wanted};
+use crate::{
+    config::{CertificateName, CertificateNames, ClaimRule, Credential, Token, Tokens, Wanted},
+    transport::{AlternativeName, ClientCertificate, Tls},
+};
 
 /// The clock of these tests.
 const NOW: SystemTime = UNIX_EPOCH;
@@ -95,4 +98,48 @@ fn nothing_that_is_compared_is_shown() {
     let gate = Gate::new(&[one_token(Some("alice"), "first", &[])]);
     let shown = format!("{gate:?} {:?}", with_token("first"));
     assert!(shown.contains("of-alice") && !shown.contains("first"), "{shown}");
+}
+
+/// A certificate has been verified by TLS; what is left is whom it names, and until when.
+#[test]
+fn a_certificate_lets_in_by_the_name_that_fits_until_it_ends() {
+    let credential = |certificates, claims: &[(&str, Wanted)]| {
+        let rule = |(claim, wanted): &(&str, Wanted)| ClaimRule {
+            claim: (*claim).to_owned(),
+            wanted: wanted.clone(),
+        };
+        Arc::new(Credential {
+            name: "fleet".into(),
+            kind: CredentialKind::Certificates(certificates),
+            query: None,
+            claims: claims.iter().map(rule).collect(),
+        })
+    };
+    let end = NOW + Duration::from_secs(10);
+    let names = ["a.fleet.test", "b.fleet.test"].map(|name| AlternativeName::Dns(name.into()));
+    let client = ClientCertificate { names: names.to_vec(), common_name: None, ends: end };
+    let tls = |client| Tls { version: "TLSv1.3", alpn: Vec::new(), server_name: None, client };
+    let with =
+        |client| RequestHead { tls: Some(Arc::new(tls(client))), ..RequestHead::for_tests() };
+    let wanted = |name: &str| CertificateNames::List(vec![CertificateName::Dns(name.into())]);
+    let own = [("sub", Wanted::Capture("robot".into()))];
+    let captures = |robot: &str| [("robot".to_owned(), robot.to_owned())];
+    for (certificates, claims, robot, now, admitted) in [
+        (CertificateNames::Any, &[][..], "x", NOW, Ok("a.fleet.test")),
+        (wanted("b.fleet.test"), &[], "x", NOW, Ok("b.fleet.test")),
+        (wanted("c.fleet.test"), &[], "x", NOW, Err(Refusal::CredentialForbidden)),
+        (CertificateNames::Any, &own, "b.fleet.test", NOW, Ok("b.fleet.test")),
+        (CertificateNames::Any, &own, "c.fleet.test", NOW, Err(Refusal::CredentialForbidden)),
+        (CertificateNames::Any, &[], "x", end, Err(Refusal::CredentialExpired)),
+    ] {
+        let gate = Gate::new(&[credential(certificates, claims)]);
+        let found = gate.check(&with(Some(client.clone())), &captures(robot), now);
+        let found = found.map(|identity| identity.map(|i| (i.subject.unwrap(), i.ends)));
+        assert_eq!(found, admitted.map(|name| Some((name.to_owned(), Some(end)))), "{robot}");
+        let missing = Err(Refusal::CredentialMissing);
+        assert_eq!(gate.check(&with(None), &captures(robot), now), missing);
+        assert_eq!(gate.check(&RequestHead::for_tests(), &captures(robot), now), missing);
+        // A token is no certificate.
+        assert_eq!(gate.check(&with_token("a.fleet.test"), &captures(robot), now), missing);
+    }
 }

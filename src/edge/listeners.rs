@@ -19,7 +19,7 @@ use super::{
     tls::Chosen,
 };
 use crate::{
-    config::{CertificateSource, Config},
+    config::{CertificateSource, ClientCertificates, Config},
     metrics::Metrics,
 };
 
@@ -42,6 +42,8 @@ struct Change {
     listener: Arc<Listener>,
     /// `None`: those in use stay.
     certificates: Option<Chosen>,
+    /// Whose certificates of clients are believed.
+    clients: Option<ClientCertificates>,
     live: Live,
 }
 
@@ -89,7 +91,8 @@ impl Listeners {
                 }
             };
             let live = Live::new(server_config, settings, config);
-            changes.push(Change { listener: Arc::clone(listener), certificates, live });
+            let clients = settings.client_certificates.clone();
+            changes.push(Change { listener: Arc::clone(listener), certificates, clients, live });
         }
         if errors.is_empty() { Ok(Prepared(changes)) } else { Err(errors) }
     }
@@ -98,9 +101,13 @@ impl Listeners {
     pub fn take(&self, Prepared(changes): Prepared, metrics: &Metrics) -> Vec<CertificateInfo> {
         let before = self.certificates();
         let labels = self.labels();
-        for Change { listener, certificates, live } in changes {
+        for Change { listener, certificates, clients, live } in changes {
             if let Some(chosen) = certificates {
                 listener.certificates.swap(chosen);
+            }
+            // To begin or cease to ask takes a start.
+            if let (Some(verifier), Some(clients)) = (&listener.clients, clients) {
+                verifier.swap(clients);
             }
             listener.live.store(Arc::new(live));
         }

@@ -52,6 +52,7 @@ fn config(workers: u32) -> Config {
             name: "edge".into(),
             quic: vec!["127.0.0.1:0".parse().unwrap()],
             certificate: CertificateSource::SelfSigned(vec!["localhost".into()]),
+            client_certificates: None,
             retry: RetryPolicy::Auto,
             transport: transport(),
         }],

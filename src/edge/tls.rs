@@ -8,27 +8,43 @@ use arc_swap::ArcSwap;
 use quinn::crypto::rustls::QuicServerConfig;
 use rustls::{
     ServerConfig,
-    server::{ClientHello, ResolvesServerCert},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::CertifiedKey,
     version::TLS13,
 };
 
-use super::{certificate::Certificate, crypto, keys::Keys};
+use super::{certificate::Certificate, clients, crypto, keys::Keys};
 use crate::config::CertificateSource;
 
 /// The only application protocol (RFC 9114 section 3.1).
 const ALPN_H3: &[u8] = b"h3";
 
 /// TLS for one listener.
-pub(super) fn server_config(certificates: Arc<Certificates>, keys: &Keys) -> QuicServerConfig {
-    let mut config = ServerConfig::builder_with_provider(crypto::provider())
+///
+/// Where clients are asked for certificates no session is resumed: it would keep what was verified once, also when
+/// a root is believed no longer, and a ticket of another listener would bring none at all.
+pub(super) fn server_config(
+    certificates: Arc<Certificates>,
+    clients: Option<Arc<clients::Verifier>>,
+    keys: &Keys,
+) -> QuicServerConfig {
+    let asks_clients = clients.is_some();
+    let builder = ServerConfig::builder_with_provider(crypto::provider())
         .with_protocol_versions(&[&TLS13])
-        .expect("the provider speaks TLS 1.3")
-        .with_no_client_auth()
-        .with_cert_resolver(certificates);
+        .expect("the provider speaks TLS 1.3");
+    let builder = match clients {
+        Some(clients) => builder.with_client_cert_verifier(clients),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(certificates);
     config.alpn_protocols = vec![ALPN_H3.to_vec()];
     config.max_early_data_size = 0;
-    config.ticketer = keys.tickets();
+    if asks_clients {
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    } else {
+        config.ticketer = keys.tickets();
+    }
     config.try_into().expect("the provider has the cipher suite of Initial packets")
 }
 

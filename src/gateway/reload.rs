@@ -191,10 +191,13 @@ fn in_force(running: &Config, new: &Config) -> Config {
     }
 }
 
-/// Sockets stay as they were bound.
+/// Sockets stay as they were bound, and whether clients are asked for certificates.
 fn listener_in_force(running: &config::Listener, new: &config::Listener) -> config::Listener {
+    let is_asked = |listener: &config::Listener| listener.client_certificates.is_some();
+    let asking = if is_asked(running) == is_asked(new) { new } else { running };
     config::Listener {
         quic: running.quic.clone(),
+        client_certificates: asking.client_certificates.clone(),
         transport: config::Transport {
             receive_buffer: running.transport.receive_buffer,
             send_buffer: running.transport.send_buffer,

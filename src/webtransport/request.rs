@@ -12,6 +12,7 @@ use quinn::crypto::rustls::HandshakeData;
 use tokio::{sync::watch, time::timeout};
 
 use super::{
+    client_certificate,
     datagram::Datagrams,
     demux::{self, Demux, Notes},
     dialect::{Dialect, Protocol, Settings},
@@ -179,7 +180,8 @@ fn tls(quic: &quinn::Connection) -> Option<Tls> {
     let data = quic.handshake_data()?.downcast::<HandshakeData>().ok()?;
     let HandshakeData { protocol, server_name, .. } = *data;
     // QUIC has no other version (RFC 9001 section 4.2).
-    Some(Tls { version: "TLSv1.3", alpn: protocol.unwrap_or_default(), server_name })
+    let client = client_certificate::of(quic);
+    Some(Tls { version: "TLSv1.3", alpn: protocol.unwrap_or_default(), server_name, client })
 }
 
 /// What the routes are asked, but for what TLS says. `None`: the request is a bad one.

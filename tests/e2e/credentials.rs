@@ -24,11 +24,11 @@ use crate::{
 };
 
 /// A folder for the files of one test, which is removed at the end.
-struct Dir(PathBuf);
+pub(crate) struct Dir(PathBuf);
 
 impl Dir {
     /// `name` must be this test's own.
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let unique = format!("credentials-{name}-{}", std::process::id());
         let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(unique);
         fs::create_dir_all(&dir).unwrap();
@@ -36,7 +36,7 @@ impl Dir {
     }
 
     /// Writes a file, and gives its path.
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> String {
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> String {
         let path = self.0.join(name);
         fs::write(&path, text).unwrap();
         path.display().to_string()

@@ -13,6 +13,7 @@ mod backends;
 #[path = "../browser/browser.rs"]
 mod browser;
 mod browsers;
+mod certificates;
 mod closes;
 mod credentials;
 mod datagrams;

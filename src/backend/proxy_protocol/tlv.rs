@@ -17,6 +17,7 @@ const CRC32C: u8 = 0x03;
 const UNIQUE_ID: u8 = 0x05;
 const SSL: u8 = 0x20;
 const SSL_VERSION: u8 = 0x21;
+const SSL_CN: u8 = 0x22;
 
 /// The gateway's own, in the range that section 2.2.8 gives to applications.
 const ROUTE: u8 = 0xe0;
@@ -86,15 +87,31 @@ fn field(tlv: ProxyTlv, client: &ClientInfo) -> Option<(u8, Cow<'_, [u8]>)> {
     Some((kind, value.into()))
 }
 
-/// That the client came over TLS, and in which version (section 2.2.6).
+/// 64 characters of four bytes (RFC 5280 appendix A.1).
+const MOST_NAME_BYTES: usize = 256;
+
+/// That the client came over TLS, in which version, and with what certificate (section 2.2.6).
 fn ssl(tls: &Tls) -> Vec<u8> {
-    /// The client connected over TLS. The flags of a certificate stay clear: none is asked for.
+    /// The client connected over TLS.
     const CLIENT_SSL: u8 = 0x01;
+    /// It has shown a certificate on this connection, and in this TLS session: none is resumed where listeners
+    /// ask for certificates.
+    const CLIENT_CERT: u8 = 0x02 | 0x04;
     /// Not zero: no certificate of the client's was verified.
     const NOT_VERIFIED: u32 = 1;
-    let mut value = vec![CLIENT_SSL];
-    value.extend(NOT_VERIFIED.to_be_bytes());
+    let (flags, verify) = if tls.client.is_some() {
+        (CLIENT_SSL | CLIENT_CERT, 0)
+    } else {
+        (CLIENT_SSL, NOT_VERIFIED)
+    };
+    let mut value = vec![flags];
+    value.extend(verify.to_be_bytes());
     push(&mut value, SSL_VERSION, tls.version.as_bytes());
+    let name = tls.client.as_ref().and_then(|client| client.common_name.as_deref());
+    // X.520 has no longer ones.
+    if let Some(name) = name.filter(|name| name.len() <= MOST_NAME_BYTES) {
+        push(&mut value, SSL_CN, name.as_bytes());
+    }
     value
 }
 
@@ -122,7 +139,7 @@ mod tests {
         },
         *,
     };
-    use crate::config::ProxyProtocol;
+    use crate::{config::ProxyProtocol, transport::ClientCertificate};
 
     const ALL: [ProxyTlv; 11] = [
         ProxyTlv::UniqueId,
@@ -191,6 +208,31 @@ mod tests {
     }
 
     #[test]
+    fn a_clients_certificate_is_told() {
+        let certificate = |common_name: Option<String>| ClientCertificate {
+            names: Vec::new(),
+            common_name,
+            ends: std::time::UNIX_EPOCH,
+        };
+        let long = "x".repeat(MOST_NAME_BYTES + 1);
+        for (name, told) in [(Some("robot 7"), Some("robot 7")), (None, None), (Some(&*long), None)]
+        {
+            let tls = Tls {
+                version: "TLSv1.3",
+                alpn: b"h3".to_vec(),
+                server_name: None,
+                client: Some(certificate(name.map(str::to_owned))),
+            };
+            let client = with_head(|head| head.tls = Some(Arc::new(tls)));
+            let header = header(&client, &ALL);
+            let header = parsed(&header);
+            let ssl = header.ssl().unwrap();
+            assert!(ssl.client_ssl() && ssl.client_cert_conn() && ssl.client_cert_sess());
+            assert_eq!((ssl.verify(), ssl.cn()), (0, told));
+        }
+    }
+
+    #[test]
     fn what_is_not_wanted_or_not_known_is_not_there() {
         let unknown = with_head(|head| (head.origin, head.tls) = (None, None));
         let unknown = ClientInfo { protocol: None, ..unknown };
@@ -255,7 +297,7 @@ mod tests {
             let client = ClientInfo { subject, ..with_head(|head| {
                 head.path = path;
                 head.origin = origin;
-                let tls = Tls { version: "TLSv1.3", alpn: b"h3".to_vec(), server_name: Some(authority) };
+                let tls = Tls { version: "TLSv1.3", alpn: b"h3".to_vec(), server_name: Some(authority), client: None };
                 head.tls = Some(Arc::new(tls));
             }) };
             let header = header(&client, &wanted);

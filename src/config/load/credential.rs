@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Folder, check_names};
 use crate::config::{
-    ClaimRule, Credential, CredentialKind, RoutePath, SUBJECT, Wanted,
+    ClaimRule, Credential, CredentialKind, Listener, RoutePath, SUBJECT, Wanted,
     problems::{Collector, did_you_mean, join},
     raw::{self, Section},
 };
@@ -49,12 +49,11 @@ fn kind(
     folder: &Folder,
     problems: &mut Collector<'_>,
 ) -> Option<CredentialKind> {
-    let kinds = ["jwt", "tokens"].map(|name| raw.key(name));
+    let kinds = ["jwt", "tokens", "certificates"].map(|name| raw.key(name));
     let there: Vec<_> = kinds.iter().filter(|key| problems.has(key)).cloned().collect();
     match &there[..] {
         [] => {
-            let message =
-                "says nothing of what clients show; write a section `jwt`, or tokens = \"FILE\"";
+            let message = "says nothing of what clients show; write a section `jwt`, tokens = \"FILE\", or certificates = \"any\"";
             problems.add(&raw.at, message);
             return None;
         }
@@ -69,6 +68,13 @@ fn kind(
     }
     if let Some(file) = &raw.tokens {
         tokens::read(&raw.key("tokens"), file, folder, problems).map(CredentialKind::Tokens)
+    } else if let Some(names) = &raw.certificates {
+        if problems.has(&raw.key("query")) {
+            problems.add(raw.key("query"), "carries tokens, and a certificate is none");
+        }
+        // What is left of a list of mistakes would be stricter than anybody meant.
+        (!problems.is_wrong(&raw.key("certificates")))
+            .then(|| CredentialKind::Certificates(names.clone()))
     } else {
         jwt::read(raw.jwt.as_ref()?, folder, problems).map(CredentialKind::Jwt)
     }
@@ -103,14 +109,18 @@ fn check_claims(
     claims: &[ClaimRule],
     problems: &mut Collector<'_>,
 ) {
-    let CredentialKind::Tokens(tokens) = kind else { return };
+    let tokens = match kind {
+        CredentialKind::Jwt(_) => return,
+        CredentialKind::Tokens(tokens) => Some(tokens),
+        CredentialKind::Certificates(_) => None,
+    };
     let key = raw.key("claims");
     for rule in claims.iter().filter(|rule| rule.claim != SUBJECT) {
-        let message = format!("a token of a file says nothing but its name; write {SUBJECT:?}");
+        let message = format!("nothing but its name is known of it; write {SUBJECT:?}");
         problems.add(join(&key, &rule.claim), message);
     }
     if claims.iter().any(|rule| rule.claim == SUBJECT)
-        && tokens.list.iter().all(|token| token.name.is_none())
+        && tokens.is_some_and(|tokens| tokens.list.iter().all(|token| token.name.is_none()))
     {
         let message = "no token of the file has a name, so none could be used";
         problems.add(join(&key, SUBJECT), message);
@@ -172,6 +182,27 @@ fn check_captures(
                 "{path} has no capture {wanted:?}, with which credential {:?} compares the claim {:?}",
                 credential.name, rule.claim
             );
+            problems.add(key, message);
+        }
+    }
+}
+
+/// Notes each credential that nobody could show, since no listener asks for certificates. Without `listeners`
+/// something is wrong with one of them, and nothing can be said.
+pub(super) fn check_listeners(
+    credentials: &Credentials,
+    listeners: Option<&[Listener]>,
+    problems: &mut Collector<'_>,
+) {
+    let Some(listeners) = listeners else { return };
+    if listeners.iter().any(|listener| listener.client_certificates.is_some()) {
+        return;
+    }
+    for credential in credentials.values().flatten() {
+        if let CredentialKind::Certificates(_) = credential.kind {
+            let key = join(&join("credential", &credential.name), "certificates");
+            let message = "no listener asks for certificates; write client_certificates = { roots = \
+                           \"FILE\" } there";
             problems.add(key, message);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, ops::RangeInclusive};
 
-use super::{DAY, Folder, HOUR, MILLISECOND, all, check_names};
+use super::{DAY, Folder, HOUR, MILLISECOND, all, check_names, tls};
 use crate::config::{
     ByteSize, CertificateFiles, CertificateSource, Listener, Transport,
     host::is_certificate_name,
@@ -56,14 +56,22 @@ fn listener(
     let hint = "write addresses such as [\"0.0.0.0:4433\", \"[::]:4433\"]";
     let quic = problems.required(&raw.key("quic"), raw.quic.clone(), hint);
     let certificate = certificate(&raw, folder, problems);
+    let clients_key = raw.key("client_certificates");
+    let clients = raw.client_certificates.as_ref();
+    let client_certificates =
+        clients.and_then(|clients| tls::client_certificates(clients, folder, problems));
+    // Left out and not usable are two things.
+    let lacks_clients = client_certificates.is_none() && problems.has(&clients_key);
     let transport_key = raw.key("transport");
     let raw_transport = raw.transport.unwrap_or_else(|| raw::Transport::absent(transport_key));
     let transport = transport(&raw_transport, problems);
     note_contradictions(&raw_transport, &transport, problems);
+    (!lacks_clients).then_some(())?;
     Some(Listener {
         name,
         quic: quic?,
         certificate: certificate?,
+        client_certificates,
         retry: raw.retry.unwrap_or_default(),
         transport,
     })

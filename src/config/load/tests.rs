@@ -333,6 +333,7 @@ fn the_effective_configuration_has_every_key() {
             || key.starts_with("server.previous_secret")
             || key.starts_with("backend.*.tls")
             || key.starts_with("credential")
+            || key.starts_with("listener[].client_certificates")
             || key.contains("datagram_latest_per_key")
             || alternatives.contains(&name)
             || ["unix", "send", "expect"].contains(&name);

@@ -12,7 +12,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use super::Folder;
 use crate::config::{
-    BackendTls, CertificateFiles, Endpoint, Roots,
+    BackendTls, CertificateFiles, ClientCertificates, Endpoint, Roots,
     problems::Collector,
     raw::{self, Section},
     tls::{Identity, client_config, server_name},
@@ -60,6 +60,22 @@ pub(super) fn backend_tls(
             None
         }
     }
+}
+
+/// What a listener asks of the certificates of clients.
+pub(super) fn client_certificates(
+    raw: &raw::ClientCertificates,
+    folder: &Folder,
+    problems: &mut Collector<'_>,
+) -> Option<ClientCertificates> {
+    let key = raw.key("roots");
+    let hint = "write the path of a PEM file with the roots of clients' certificates";
+    let file = problems.required(&key, raw.roots.as_ref(), hint)?;
+    let mut fingerprint = DefaultHasher::new();
+    let (path, store) = roots_of_file(&key, file, folder, &mut fingerprint, problems)?;
+    let required = raw.required.unwrap_or_default();
+    let made = ClientCertificates::new(path, store, required, fingerprint.finish());
+    made.map_err(|error| problems.add(key, format!("cannot be used: {error}"))).ok()
 }
 
 /// Notes each endpoint whose certificate could not be checked, or to which TLS is not spoken.
@@ -117,18 +133,30 @@ fn roots(
             Some((Roots::System, Some(store)))
         }
         file => {
-            let (path, certificates) = read_chain(&key, file, folder, problems)?;
-            certificates.hash(fingerprint);
-            let mut store = RootCertStore::empty();
-            for certificate in certificates {
-                if let Err(error) = store.add(certificate) {
-                    problems.add(key, format!("{} holds no root: {error}", path.display()));
-                    return None;
-                }
-            }
+            let (path, store) = roots_of_file(&key, file, folder, fingerprint, problems)?;
             Some((Roots::File(path), Some(store)))
         }
     }
+}
+
+/// The roots of a PEM file; at least one.
+fn roots_of_file(
+    key: &str,
+    file: &str,
+    folder: &Folder,
+    fingerprint: &mut impl Hasher,
+    problems: &mut Collector<'_>,
+) -> Option<(PathBuf, RootCertStore)> {
+    let (path, certificates) = read_chain(key, file, folder, problems)?;
+    certificates.hash(fingerprint);
+    let mut store = RootCertStore::empty();
+    for certificate in certificates {
+        if let Err(error) = store.add(certificate) {
+            problems.add(key, format!("{} holds no root: {error}", path.display()));
+            return None;
+        }
+    }
+    Some((path, store))
 }
 
 /// What the gateway shows of itself, if anything. `None`: something is wrong with it.

@@ -260,7 +260,7 @@ fn credentials_that_make_no_sense_are_named_by_their_key() {
             (
                 robots,
                 "[credential.robots]\ntokens = \"robots\"\nclaims = { room = \"{room}\" }",
-                "credential.robots.claims.room: a token of a file says nothing but its name",
+                "credential.robots.claims.room: nothing but its name is known of it",
             ),
             (
                 robots,
@@ -376,4 +376,36 @@ fn a_bad_line_of_a_file_of_tokens_is_named_and_not_shown() {
     let problems = with_credential(&folder, robots, bad).unwrap_err().to_string();
     assert!(problems.contains("/bad:2: is not NAME:sha256=HEX"), "{problems}");
     assert!(!problems.contains("s3cret"), "{problems}");
+}
+
+#[test]
+fn a_listener_that_asks_for_certificates_reads_its_roots() {
+    let folder = Scratch::new("client-roots");
+    let made = crate::edge::self_signed(&["localhost".to_owned()]).unwrap();
+    folder.file("roots.pem", made.certificate_pem.as_bytes());
+    folder.file("key.pem", made.key_pem.as_bytes());
+    let parse = |keys: &str| {
+        let listener = format!("self_signed = [\"localhost\"]\nclient_certificates = {{ {keys} }}");
+        let text = VALID.replace("self_signed = [\"localhost\"]", &listener)
+            + "[credential.fleet]\ncertificates = [\"*.fleet.test\", \"spiffe://a/b\", \"10.0.0.5\"]\n";
+        let text = text.replace("path = \"/echo\"", "path = \"/echo\"\ncredentials = [\"fleet\"]");
+        Config::parse(&text, "t.toml", &folder.0)
+    };
+    for keys in ["roots = \"roots.pem\"", "roots = \"roots.pem\", required = true"] {
+        let config = parse(keys).unwrap_or_else(|p| panic!("{p}"));
+        let clients = config.listeners[0].client_certificates.as_ref().unwrap();
+        assert_eq!(clients.required, keys.contains("required"));
+        let effective = config.effective();
+        assert_eq!(valid(&effective), config, "{effective}");
+    }
+    for (keys, wanted) in [
+        ("required = true", "client_certificates.roots: is missing; write the path of a PEM file"),
+        ("roots = \"key.pem\"", "client_certificates.roots: FOLDER/key.pem holds no certificate"),
+        ("roots = \"none.pem\"", "client_certificates.roots: cannot read FOLDER/none.pem"),
+    ] {
+        let wanted = wanted.replace("FOLDER", &folder.0.display().to_string());
+        let problems = parse(keys).unwrap_err().to_string();
+        assert!(problems.contains(&wanted), "{problems}, not {wanted}");
+        assert_eq!(problems.lines().count(), 1, "{problems}");
+    }
 }
