@@ -56,8 +56,10 @@ impl Watch {
 
     /// `None`: it was not looked at twice.
     pub(crate) fn cost(&self) -> Option<Cost> {
-        let (first, last) =
-            (self.first?, self.last.filter(|last| Some(last.at) > self.first.map(|f| f.at))?);
+        let (first, last) = (self.first?, self.last?);
+        if last.at <= first.at {
+            return None;
+        }
         let busy = last.busy.saturating_sub(first.busy).as_secs_f64();
         let operations = last.operations - first.operations;
         Some(Cost {
