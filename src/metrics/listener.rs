@@ -17,6 +17,7 @@ pub(super) struct ListenerFamilies {
     retries: IntCounterVec,
     incoming_refused: IntCounterVec,
     stream_pauses: IntCounterVec,
+    early_streams_rejected: IntCounterVec,
     socket_drops: IntCounterVec,
     socket_buffer: IntGaugeVec,
     gso_segments: IntGaugeVec,
@@ -51,6 +52,12 @@ impl ListenerFamilies {
                 r,
                 "quic_stream_pauses_total",
                 "Times a connection's next streams had to wait because of its stream rate.",
+                &["listener"],
+            ),
+            early_streams_rejected: counters(
+                r,
+                "quic_early_streams_rejected_total",
+                "Streams that named a session to come, and were reset since too many waited or it never came.",
                 &["listener"],
             ),
             socket_drops: counters(
@@ -91,6 +98,7 @@ impl ListenerFamilies {
             refused_memory: refused("memory_shed"),
             refused_draining: refused("draining"),
             stream_pauses: self.stream_pauses.with_label_values(&[name]),
+            early_streams_rejected: self.early_streams_rejected.with_label_values(&[name]),
             socket_drops: self.socket_drops.with_label_values(&[name]),
             receive_buffer: self.socket_buffer.with_label_values(&[name, "receive"]),
             send_buffer: self.socket_buffer.with_label_values(&[name, "send"]),
@@ -124,6 +132,8 @@ pub struct ListenerMetrics {
     pub refused_draining: IntCounter,
     /// Times that a connection's next streams were not taken for a moment, because it opened too many.
     pub stream_pauses: IntCounter,
+    /// Streams of sessions to come that were reset: too many waited, or their session never came.
+    pub early_streams_rejected: IntCounter,
     /// Packets that the kernel dropped because a socket's buffer was full.
     pub socket_drops: IntCounter,
     /// Kernel receive buffer granted to each socket, in bytes.

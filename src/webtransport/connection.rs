@@ -104,11 +104,14 @@ pub async fn serve(
             session_credit: service.session_credit,
             stream_window: service.stream_window,
         },
-        registry: Registry::new(EarlyLimits {
-            streams: service.early_streams,
-            datagrams: service.early_datagrams,
-            patience: service.timeouts.early,
-        }),
+        registry: Registry::new(
+            EarlyLimits {
+                streams: service.early_streams,
+                datagrams: service.early_datagrams,
+                patience: service.timeouts.early,
+            },
+            service.listener.clone(),
+        ),
         lost: service.metrics.unrouted_losses(),
         datagrams_read: 0,
         bidi_credit: service.initial_bidi_streams,

@@ -21,6 +21,7 @@ use super::{
     head::Opened,
     stream::{RecvStream, SendStream},
 };
+use crate::metrics::ListenerMetrics;
 
 /// What takes a session's streams and datagrams: see [`crate::transport::SessionEvents`].
 pub(crate) type Events = Arc<dyn crate::transport::SessionEvents<super::session::Session>>;
@@ -47,6 +48,7 @@ pub(crate) struct Registry {
     /// The last requests that did not become sessions, oldest first.
     others: VecDeque<u64>,
     limits: EarlyLimits,
+    metrics: ListenerMetrics,
     streams: VecDeque<Early<Opened>>,
     datagrams: VecDeque<Early<Bytes>>,
 }
@@ -93,13 +95,14 @@ pub(crate) enum DatagramsFate {
 }
 
 impl Registry {
-    pub(crate) fn new(limits: EarlyLimits) -> Self {
+    pub(crate) fn new(limits: EarlyLimits, metrics: ListenerMetrics) -> Self {
         Self {
             live: HashMap::new(),
             undecided: HashMap::new(),
             next_stream: 0,
             others: VecDeque::new(),
             limits,
+            metrics,
             streams: VecDeque::new(),
             datagrams: VecDeque::new(),
         }
@@ -181,6 +184,7 @@ impl Registry {
                         None => rejected.uni += 1,
                     }
                 }
+                self.metrics.early_streams_rejected.inc();
                 refuse(opened, error::WT_BUFFERED_STREAM_REJECTED);
             }
             Standing::Coming => {
@@ -231,6 +235,7 @@ impl Registry {
             if !is_over(early.session, early.until) {
                 i += 1;
             } else if let Some(early) = self.streams.remove(i) {
+                self.metrics.early_streams_rejected.inc();
                 refuse(early.what, error::WT_BUFFERED_STREAM_REJECTED);
             }
         }

@@ -96,6 +96,8 @@ async fn streams_for_sessions_that_never_come_are_rejected_in_time_and_number() 
     for (_, recv) in waiting.iter_mut().rev() {
         assert_eq!(reset_code(recv).await, WT_BUFFERED_STREAM_REJECTED);
     }
+    let rejected = "tidegate_quic_early_streams_rejected_total";
+    assert_eq!(scene.gateway.metric(rejected, &[]), 5.0);
     check(&scene.session).await;
     scene.ends_unharmed().await;
 }
