@@ -213,6 +213,7 @@ impl RouteFamilies {
             &self.stream_ends,
             &self.stream_bytes,
             &self.stream_lost,
+            &self.stream_slowed,
             &self.datagrams,
             &self.datagram_bytes,
             &self.datagram_drops,
