@@ -86,6 +86,11 @@ impl Live {
         self.config.load_full()
     }
 
+    /// Where new sessions go now.
+    pub fn backends(&self) -> Arc<Backends> {
+        self.context.backends()
+    }
+
     /// The certificates in use, in the order of the configuration.
     pub fn certificates(&self) -> Vec<CertificateInfo> {
         self.listeners.certificates()
@@ -167,7 +172,7 @@ impl Live {
 }
 
 /// Does on a thread apart what may block. For the control side alone.
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     #[expect(
         clippy::disallowed_methods,
         reason = "no worker waits for it, and nothing else can read files"

@@ -17,10 +17,10 @@ use crate::harness::{
 };
 
 /// Certificates, in a folder that goes with the test.
-struct Certificates(PathBuf);
+pub(crate) struct Certificates(PathBuf);
 
 impl Certificates {
-    fn new(test: &str) -> Self {
+    pub(crate) fn new(test: &str) -> Self {
         let folder = format!("tidegate-e2e-{test}-{}", std::process::id());
         let folder = std::env::temp_dir().join(folder);
         fs::create_dir_all(&folder).unwrap();
@@ -28,15 +28,19 @@ impl Certificates {
     }
 
     /// Makes a certificate, in the place of an older one, and tells its hash.
-    fn make(&self, name: &str) -> [u8; 32] {
+    pub(crate) fn make(&self, name: &str) -> [u8; 32] {
         let made = edge::self_signed(&["localhost".to_owned()]).unwrap();
         fs::write(self.0.join(format!("{name}.pem")), made.certificate_pem).unwrap();
         fs::write(self.0.join(format!("{name}.key")), made.key_pem).unwrap();
         made.sha256
     }
 
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.0.join(file)
+    }
+
     /// How a listener names them.
-    fn toml(&self, names: &[&str]) -> String {
+    pub(crate) fn toml(&self, names: &[&str]) -> String {
         let folder = self.0.display();
         let pair = |name: &&str| {
             format!("{{ chain = \"{folder}/{name}.pem\", key = \"{folder}/{name}.key\" }}")
@@ -69,7 +73,7 @@ async fn reloads(gateway: &TestGateway, result: &str, times: f64) {
 }
 
 /// Gives the gateway another configuration.
-async fn reload(gateway: &TestGateway, setup: &Setup) -> Result<Reloaded, ReloadError> {
+pub(crate) async fn reload(gateway: &TestGateway, setup: &Setup) -> Result<Reloaded, ReloadError> {
     let setup = setup.clone();
     soon(gateway.running().live().reload(move || setup.read())).await
 }

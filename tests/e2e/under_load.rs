@@ -1,4 +1,4 @@
-//! Endpoints that die and come back while the real `tidegate-load` drives sessions through the gateway.
+//! Endpoints that die and come back, and configurations that change, while the real `tidegate-load` drives sessions through the gateway.
 
 use std::{net::SocketAddr, process::Output, sync::Arc, time::Duration};
 
@@ -12,7 +12,10 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::harness::{Setup, TestGateway, soon};
+use crate::{
+    harness::{Setup, TestGateway, soon},
+    reload::{Certificates, reload},
+};
 
 const SESSIONS: u32 = 120;
 const STREAMS: u32 = SESSIONS * 6;
@@ -220,6 +223,116 @@ async fn an_endpoint_that_is_killed_and_restarted_costs_no_stream_of_the_other()
     ];
     assert_eq!(errors.collect::<Vec<_>>(), told);
     assert!(ends("backend_unreachable") > 0 && ends("backend_reset") >= u64::from(killed.cut));
+    // And at last the books: the harness looks at them.
+    gateway.shut_down().await;
+}
+
+/// How many of all streams have come to their end.
+async fn whole_streams_reach(a: &mut Server, b: &mut Server, wanted: u32) {
+    let reached = async {
+        while a.counts.borrow().whole + b.counts.borrow().whole < wanted {
+            tokio::select! {
+                changed = a.counts.changed() => changed.unwrap(),
+                changed = b.counts.changed() => changed.unwrap(),
+            }
+        }
+    };
+    soon(reached).await;
+}
+
+/// The configuration of one turn, which differs from that of the turn before in its endpoints, their weights
+/// and drains, in its routes and its limits.
+fn of_turn(turn: u32, a: SocketAddr, b: SocketAddr, certificates: &str) -> Setup {
+    let endpoint = |name: &str, address, keys: String| {
+        format!("{{ name = \"{name}\", tcp = \"{address}\", {keys} }}")
+    };
+    let weight = format!("weight = {}", 1 + turn % 5);
+    let drained = format!("draining = {}", turn.is_multiple_of(3));
+    let endpoints = match turn % 4 {
+        0 => vec![endpoint("a", a, drained), endpoint("b", b, weight)],
+        1 => vec![endpoint("a", a, weight), endpoint("b", b, drained)],
+        2 => vec![endpoint("b", b, weight)],
+        // They change places.
+        _ => vec![endpoint("b", a, weight), endpoint("a", b, drained)],
+    };
+    let extra = turn % 7;
+    Setup::new().certificate(certificates).tables(&format!(
+        "[[route]]\npath = \"/echo\"\norigins = \"any\"\nbackend = \"game\"\ndatagrams = \"drop\"\n\
+         limits = {{ sessions = {sessions} }}\n\
+         [[route]]\npath = \"/extra/{extra}\"\norigins = \"any\"\nbackend = \"extra{extra}\"\ndatagrams = \"drop\"\n\
+         [backend.game]\nendpoints = [{endpoints}]\n\
+         [backend.extra{extra}]\nendpoints = [{{ tcp = \"{a}\" }}]\n\
+         [limits]\nsessions = {sessions}\n\
+         [limits.per_client]\nsession_rate = \"unlimited\"\n",
+        sessions = 1000 + turn,
+        endpoints = endpoints.join(", "),
+    ))
+}
+
+/// Streams come to their end between any two reloads, so that all of the run is under reloads. Every tenth
+/// file is bad: by turns a key, and a certificate.
+#[tokio::test]
+async fn two_hundred_reloads_cost_no_session_and_no_byte() {
+    let anywhere = "127.0.0.1:0".parse().unwrap();
+    let (mut a, mut b) = (Server::start(anywhere, 0).await, Server::start(anywhere, 0).await);
+    let files = Certificates::new("reloads");
+    files.make("fixed");
+    files.make("other");
+    let certificates = files.toml(&["fixed", "other"]);
+    let (at_a, at_b) = (a.address, b.address);
+    let setup = move |turn| of_turn(turn, at_a, at_b, &certificates);
+    let gateway = setup(0).start().await;
+    let hash: String = gateway.hash().iter().map(|byte| format!("{byte:02x}")).collect();
+    let running = tokio::spawn(load(gateway.url("/echo"), hash));
+
+    let live = gateway.running().live();
+    let mut used = vec![Arc::downgrade(&live.backends())];
+    for turn in 1..=200_u32 {
+        files.make("other");
+        let is_bad = turn.is_multiple_of(10);
+        let mut file = setup(turn);
+        if turn.is_multiple_of(20) {
+            std::fs::copy(files.path("fixed.key"), files.path("other.key")).unwrap();
+        } else if is_bad {
+            file = file.tables("[drain]\ncolour = 1");
+        }
+        let done = reload(&gateway, &file).await;
+        assert_eq!(done.is_err(), is_bad, "{turn}: {done:?}");
+        if let Ok(reloaded) = done {
+            assert_eq!(reloaded.certificates.len(), 1, "{turn}: {reloaded:?}");
+            assert!(!reloaded.changed.is_empty() && reloaded.waiting.is_empty(), "{reloaded:?}");
+            used.push(Arc::downgrade(&live.backends()));
+        }
+        a.leave.add_permits(1);
+        b.leave.add_permits(1);
+        whole_streams_reach(&mut a, &mut b, turn).await;
+    }
+    assert!(!running.is_finished(), "the run was over before the reloads were");
+    a.leave.add_permits(ALL);
+    b.leave.add_permits(ALL);
+    let (code, report) =
+        tokio::time::timeout(Duration::from_secs(60), running).await.unwrap().unwrap();
+    gateway.is_empty().await;
+    let (a, b) = (a.kill().await, b.kill().await);
+
+    let sessions = json!({ "asked": SESSIONS, "completed": SESSIONS, "failed": 0 });
+    let streams = json!({ "asked": STREAMS, "completed": STREAMS, "failed": 0 });
+    assert_eq!((&report["sessions"], &report["streams"]), (&sessions, &streams), "{report}");
+    assert_eq!((code, &report["errors"]), (Some(0), &json!([])), "{report}");
+    assert_eq!((a.cut + b.cut, a.whole + b.whole), (0, STREAMS), "{a:?}, {b:?}");
+    let closed = counted(&gateway, "tidegate_session_ends_total", &[("reason", "client_closed")]);
+    assert_eq!(closed, u64::from(SESSIONS));
+    assert_eq!(counted(&gateway, "tidegate_session_ends_total", &[]), closed);
+    let finished = counted(&gateway, "tidegate_stream_ends_total", &[("reason", "finished")]);
+    assert_eq!(finished, u64::from(STREAMS));
+
+    // Nothing is left of the tables that were in use for a while.
+    let left = used.iter().filter(|backends| backends.strong_count() > 0).count();
+    assert_eq!(left, 1, "of {} tables", used.len());
+    for (result, times) in [("reloaded", 180), ("failed", 20)] {
+        let counted = counted(&gateway, "tidegate_config_reloads_total", &[("result", result)]);
+        assert_eq!(counted, times, "{result}");
+    }
     // And at last the books: the harness looks at them.
     gateway.shut_down().await;
 }
