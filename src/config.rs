@@ -88,7 +88,7 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How the process stops.
     pub drain: Drain,
-    /// What another configuration does to sessions that live.
+    /// When it is read again, and what that does to sessions that live.
     pub reload: Reload,
     /// Routes, in the order of the file; no two can match the same host and path equally.
     pub routes: Vec<Route>,
@@ -323,11 +323,21 @@ impl Default for Drain {
     }
 }
 
-/// What another configuration does to sessions that live.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+/// When the configuration is read again, and what that does to sessions that live.
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Reload {
     /// Whether the sessions of a route that it has not any more are ended. Default false: they go on.
     pub end_removed: bool,
+    /// Whether it is read again when a file of it changes. Default false.
+    pub watch: bool,
+    /// How often the files are looked at. Default 5 s.
+    pub interval: Duration,
+}
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self { end_removed: false, watch: false, interval: Duration::from_secs(5) }
+    }
 }
 
 #[cfg(test)]

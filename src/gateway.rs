@@ -6,6 +6,7 @@
 //! so that the drain can be watched to its end.
 
 mod certificates;
+mod files;
 mod reload;
 mod watch;
 
@@ -18,6 +19,7 @@ use tokio::{
 };
 use tracing::{error, info};
 
+pub use self::files::Files;
 pub use self::reload::{Live, ReloadError, Reloaded};
 pub use self::watch::Reload;
 use self::watch::Watch;

@@ -344,6 +344,32 @@ mod run {
         assert_eq!(gateway.exit_code().await, 0);
     }
 
+    #[tokio::test]
+    async fn a_file_that_is_watched_is_read_again_when_it_or_what_it_names_changes() {
+        let dir = Dir::new("run-watch");
+        let certificate = "certificates = [{ chain = \"fullchain.pem\", key = \"privkey.pem\" }]";
+        let (tcp, udp) = (echo_tcp().await, echo_udp().await);
+        let setup = Setup { certificate: certificate.into(), tcp, udp, ..Setup::default() };
+        let watched = format!("{}[reload]\nwatch = true\ninterval = \"20ms\"\n", setup.toml());
+        let file = dir.write("tidegate.toml", &watched);
+        new_certificate(&dir).await;
+        let mut gateway = Program::start(&["run", "-c", &file, "--print", "json"]).await;
+
+        dir.write("tidegate.toml", &format!("{watched}[limits]\nsessions = 7\n"));
+        let taken = gateway.logged("The configuration has changed.").await;
+        assert_eq!(taken["change"], "limits.sessions: 100000 -> 7");
+        dir.write("tidegate.toml", &format!("{watched}[limits]\nsessions = 0\n"));
+        gateway.logged("Nothing was reloaded. What was in use stays in use.").await;
+        dir.write("tidegate.toml", &watched);
+        gateway.logged("Reloaded.").await;
+        // Told once, though it was looked at many times.
+        gateway.shows(r#"tidegate_config_reloads_total{result="failed"} 1"#).await;
+        dir.write("privkey.pem", "nonsense");
+        gateway.logged("Cannot reload.").await;
+        gateway.signal("TERM").await;
+        assert_eq!(gateway.exit_code().await, 0);
+    }
+
     /// Makes a certificate in the place of what is there, and tells its hash in hexadecimal.
     async fn new_certificate(dir: &Dir) -> String {
         for file in ["fullchain.pem", "privkey.pem"] {

@@ -101,7 +101,8 @@ impl Dev {
         };
         let reload =
             async |_: &Running| warn!("SIGHUP: there is no file that could be read again.");
-        let ended = serve::until_stopped(running, signals, announce, reload).await;
+        let never = async |_: &Running| std::future::pending().await;
+        let ended = serve::until_stopped(running, signals, announce, reload, never).await;
 
         page.stop().await;
         tasks.begin_kill();

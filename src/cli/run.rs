@@ -4,8 +4,8 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, ValueEnum};
 use tidegate::{
-    config::{Config, RoutePath, Segment},
-    gateway::{Gateway, Running},
+    config::{RoutePath, Segment},
+    gateway::{Files, Gateway, Running},
 };
 
 use super::{Failure, LogOptions, announce, announce::Facts, descriptors, logging, serve};
@@ -28,12 +28,13 @@ enum Print {
 
 impl Run {
     pub(crate) async fn execute(self, log: &LogOptions) -> Result<ExitCode, Failure> {
-        let config = Config::read(&self.config)?;
+        let files = Files::new(self.config.clone());
+        let config = files.read()?;
         let log = logging::start(log, &config.log)?;
         descriptors::raise_for(&config);
         let path = config.routes.iter().find_map(|r| plain_path(&r.path));
         let signals = serve::Signals::new()?;
-        let reload_file = Arc::new(serve::ReloadFile(self.config.clone()));
+        let reload_file = Arc::new(serve::ReloadFile(files.clone()));
 
         let running =
             Gateway::bind(config).await?.with_log(log).with_reload(reload_file).start()?;
@@ -42,9 +43,9 @@ impl Run {
             Some(Print::Json) => super::print(&Facts::of(running, path.as_deref()).json()),
             None => Ok(()),
         };
-        let reload =
-            async |running: &Running| _ = serve::reload(running.live(), &self.config).await;
-        serve::until_stopped(running, signals, announce, reload).await
+        let reload = async |running: &Running| _ = serve::reload(running.live(), &files).await;
+        let changed = async |running: &Running| files.changed(running.live()).await;
+        serve::until_stopped(running, signals, announce, reload, changed).await
     }
 }
 

@@ -1,17 +1,11 @@
 //! From a gateway that was started to an exit code: announce, wait for a signal, drain.
 
-use std::{
-    path::{Path, PathBuf},
-    pin::pin,
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{pin::pin, process::ExitCode, sync::Arc};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tidegate::{
-    config::Config,
     edge::CertificateInfo,
-    gateway::{Drained, Live, Reload, ReloadError, Reloaded, Running},
+    gateway::{Drained, Files, Live, Reload, ReloadError, Reloaded, Running},
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
@@ -22,23 +16,24 @@ use super::{Failure, announce::hex, descriptors};
 const SESSIONS_WERE_CUT: u8 = 4;
 
 /// Serves until a signal says stop, then drains. `announce` is called once new clients are welcome,
-/// `reload` whenever a signal asks for it.
+/// `reload` whenever a signal asks for it, or `changed` resolves.
 pub(crate) async fn until_stopped(
     running: Running,
     mut signals: Signals,
     announce: impl FnOnce(&Running) -> Result<(), Failure>,
     reload: impl AsyncFn(&Running),
+    changed: impl AsyncFn(&Running),
 ) -> Result<ExitCode, Failure> {
     let stopped_early = tokio::select! {
         () = running.lifecycle().started() => None,
-        signal = signals.stop(async || reload(&running).await) => Some(signal),
+        signal = signals.stop(async || reload(&running).await, async || changed(&running).await) => Some(signal),
     };
     let signal = match stopped_early {
         Some(signal) => signal,
         None => {
             info!("Serving.");
             announce(&running)?;
-            signals.stop(async || reload(&running).await).await
+            signals.stop(async || reload(&running).await, async || changed(&running).await).await
         }
     };
 
@@ -46,19 +41,16 @@ pub(crate) async fn until_stopped(
     info!(signal, sessions, "Draining. A second signal stops at once.");
     let hurry = async {
         let refuse = async || warn!("SIGHUP: nothing is read again during a drain.");
-        let signal = signals.stop(refuse).await;
+        let signal = signals.stop(refuse, std::future::pending).await;
         warn!(signal, "Stopping at once.");
     };
     Ok(ended(running.shut_down(hurry).await))
 }
 
 /// Reads the configuration file again, and logs what has changed or every problem.
-pub(crate) async fn reload(live: &Live, file: &Path) -> Result<Reloaded, ReloadError> {
-    let read = {
-        let file = file.to_owned();
-        move || Config::read(&file)
-    };
-    let reloaded = live.reload(read).await;
+pub(crate) async fn reload(live: &Live, files: &Files) -> Result<Reloaded, ReloadError> {
+    let files = files.clone();
+    let reloaded = live.reload(move || files.read()).await;
     match &reloaded {
         Ok(reloaded) => {
             log_reloaded(reloaded);
@@ -74,14 +66,14 @@ pub(crate) async fn reload(live: &Live, file: &Path) -> Result<Reloaded, ReloadE
     reloaded
 }
 
-/// The file that is read again when an operator asks the admin listener for it.
+/// The files that are read again when an operator asks the admin listener for it.
 #[derive(Debug)]
-pub(crate) struct ReloadFile(pub(crate) PathBuf);
+pub(crate) struct ReloadFile(pub(crate) Files);
 
 impl Reload for ReloadFile {
     fn reload(&self, live: Arc<Live>) -> BoxFuture<'static, Result<Reloaded, ReloadError>> {
-        let file = self.0.clone();
-        async move { reload(&live, &file).await }.boxed()
+        let files = self.0.clone();
+        async move { reload(&live, &files).await }.boxed()
     }
 }
 
@@ -137,8 +129,9 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal to stop, and tells its name; meanwhile SIGHUP reloads. Cancel-safe.
-    async fn stop(&mut self, reload: impl AsyncFn()) -> &'static str {
+    /// Waits for a signal to stop, and tells its name; meanwhile SIGHUP reloads, and so does whatever `changed`
+    /// waits for. Cancel-safe.
+    async fn stop(&mut self, reload: impl AsyncFn(), changed: impl AsyncFn()) -> &'static str {
         let Self { terminate, interrupt, hangup } = self;
         let mut stop = pin!(async {
             tokio::select! {
@@ -148,7 +141,11 @@ impl Signals {
         });
         let reload_each = async {
             // Signals that come during a reload are one more reload.
-            while hangup.recv().await.is_some() {
+            loop {
+                tokio::select! {
+                    _ = hangup.recv() => {}
+                    () = changed() => {}
+                }
                 reload().await;
             }
         };
@@ -156,7 +153,7 @@ impl Signals {
             biased;
             // A reload that is under way is given up, and has changed nothing.
             signal = &mut stop => signal,
-            () = reload_each => stop.await,
+            never = reload_each => never,
         }
     }
 }

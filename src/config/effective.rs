@@ -43,6 +43,8 @@ impl Config {
             }),
             reload: Some(raw::Reload {
                 end_removed: Some(self.reload.end_removed),
+                watch: Some(self.reload.watch),
+                interval: Some(Period(self.reload.interval)),
                 ..Default::default()
             }),
             route: Some(self.routes.iter().map(route).collect()),

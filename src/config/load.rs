@@ -16,7 +16,8 @@ mod server;
 mod tls;
 
 use std::{
-    collections::HashMap,
+    cell::RefCell,
+    collections::{BTreeSet, HashMap},
     fs, io,
     path::{Path, PathBuf},
     time::Duration,
@@ -37,12 +38,21 @@ impl Config {
     /// # Errors
     /// Every problem of the file, or that it cannot be read.
     pub fn read(path: &Path) -> Result<Self, Problems> {
+        Self::read_all(path).0
+    }
+
+    /// [`Self::read`], and every file that the outcome depends on: the file itself and those that it names,
+    /// also such as cannot be read.
+    pub fn read_all(path: &Path) -> (Result<Self, Problems>, BTreeSet<PathBuf>) {
         let file = path.display().to_string();
-        let base = path.parent().unwrap_or_else(|| Path::new(""));
-        match fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text, &file, base),
+        let folder = Folder::new(path.parent().unwrap_or_else(|| Path::new("")));
+        let read = match fs::read_to_string(path) {
+            Ok(text) => Self::parse_in(&text, &file, &folder),
             Err(error) => Err(only_problem(file, None, format!("cannot read it: {error}"))),
-        }
+        };
+        let mut files = folder.named.into_inner();
+        files.insert(path.to_owned());
+        (read, files)
     }
 
     /// Checks a text; `file` is its name in problems, and relative paths in it are taken from `base`.
@@ -51,13 +61,17 @@ impl Config {
     /// Every problem of the text. Where it is not TOML, only the first: what follows a broken line
     /// cannot be told from it.
     pub fn parse(text: &str, file: &str, base: &Path) -> Result<Self, Problems> {
+        Self::parse_in(text, file, &Folder::new(base))
+    }
+
+    fn parse_in(text: &str, file: &str, folder: &Folder) -> Result<Self, Problems> {
         let table = DeTable::parse(text).map_err(|error| {
             let line = error.span().map(|span| line_at(text, span.start));
             only_problem(file.to_owned(), line, format!("not TOML: {}", error.message()))
         })?;
         let mut problems = Collector::new(text, table.get_ref());
         let raw = raw::File::read_table(table.get_ref(), "", &mut problems);
-        let config = config(raw, &Folder::new(base), &mut problems);
+        let config = config(raw, folder, &mut problems);
         problems.finish(file, config)
     }
 }
@@ -67,18 +81,24 @@ fn only_problem(file: String, line: Option<usize>, message: String) -> Problems 
 }
 
 /// The folder from which the file's relative paths are taken.
-struct Folder(PathBuf);
+struct Folder {
+    path: PathBuf,
+    /// Files that the text names.
+    named: RefCell<BTreeSet<PathBuf>>,
+}
 
 impl Folder {
     fn new(base: &Path) -> Self {
         // An empty path is the current folder to everybody but `absolute`.
         let base = if base.as_os_str().is_empty() { Path::new(".") } else { base };
-        Self(std::path::absolute(base).unwrap_or_else(|_no_current_folder| base.to_owned()))
+        let path = std::path::absolute(base).unwrap_or_else(|_no_current_folder| base.to_owned());
+        Self { path, named: RefCell::default() }
     }
 
     /// The full path of a file that can be opened.
     fn readable(&self, key: &str, path: &str, problems: &mut Collector<'_>) -> Option<PathBuf> {
-        let path = self.0.join(path);
+        let path = self.path.join(path);
+        self.named.borrow_mut().insert(path.clone());
         // Looked at before it is opened: opening a pipe waits until somebody writes into it.
         let opened = fs::metadata(&path).and_then(|found| match found.is_file() {
             true => fs::File::open(&path).map(drop),
@@ -129,7 +149,10 @@ fn config(raw: raw::File, folder: &Folder, problems: &mut Collector<'_>) -> Opti
             problems,
         ),
         drain: drain(raw.drain.unwrap_or_else(|| raw::Drain::absent("drain".to_owned())), problems),
-        reload: reload(&raw.reload.unwrap_or_default()),
+        reload: reload(
+            &raw.reload.unwrap_or_else(|| raw::Reload::absent("reload".to_owned())),
+            problems,
+        ),
         listeners: listeners?,
         routes: routes?,
         backends: backends
@@ -250,8 +273,18 @@ fn drain(raw: raw::Drain, problems: &mut Collector<'_>) -> Drain {
     }
 }
 
-fn reload(raw: &raw::Reload) -> Reload {
-    Reload { end_removed: raw.end_removed.unwrap_or_default() }
+fn reload(raw: &raw::Reload, problems: &mut Collector<'_>) -> Reload {
+    let default = Reload::default();
+    Reload {
+        end_removed: raw.end_removed.unwrap_or(default.end_removed),
+        watch: raw.watch.unwrap_or(default.watch),
+        interval: problems.period(
+            &raw.key("interval"),
+            raw.interval,
+            default.interval,
+            10 * MILLISECOND..=HOUR,
+        ),
+    }
 }
 
 const MILLISECOND: Duration = Duration::from_millis(1);

@@ -253,6 +253,8 @@ section! {
     /// `[reload]`
     Reload {
         end_removed: bool,
+        watch: bool,
+        interval: Period,
     }
 }
 

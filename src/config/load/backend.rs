@@ -210,7 +210,7 @@ fn endpoint(
     if raw.tcp.is_some() && raw.unix.is_some() {
         problems.add(raw.key("unix"), "streams go to one place; leave out tcp or unix");
     }
-    let unix = raw.unix.as_ref().map(|path| folder.0.join(path));
+    let unix = raw.unix.as_ref().map(|path| folder.path.join(path));
     if let Some(path) = &unix
         && let Err(error) = SocketAddr::from_pathname(path)
     {
