@@ -70,7 +70,7 @@ pub use self::{
     keeper::Keeper,
     member::Endpoint,
     overview::{BackendOverview, EndpointOverview, MemberOverview},
-    pin::Pin,
+    pin::{Pin, Told},
     resolve::{Resolve, SystemResolver},
     tls::TlsError,
     udp::UdpConnection,

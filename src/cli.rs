@@ -11,6 +11,7 @@ mod completions;
 mod ctl;
 mod descriptors;
 mod dev;
+mod explain;
 mod failure;
 mod logging;
 mod run;
@@ -49,6 +50,13 @@ enum Command {
     /// Names every problem on stderr as `file:line: key: message` and exits with 78. A good file exits
     /// with 0, and stdout shows the effective configuration: every setting, the defaults included.
     Check(check::Check),
+    /// Show what would become of a session request, and why
+    ///
+    /// Runs the decisions of a gateway with this file on one request, and prints each: path, host, route, origin,
+    /// protocol, backend, limits, endpoint, and what the backend would be told. Nothing is bound or dialled, and
+    /// health checks do not run; names are resolved. Exits with 0 where the request is accepted, and with 1 and
+    /// what the client would hear where it is refused.
+    Explain(explain::Explain),
     /// Run a gateway for trying things out, with nothing to configure
     ///
     /// Serves WebTransport with a certificate made at start, in front of a TCP and a UDP echo server,
@@ -81,19 +89,21 @@ Signals:
 Exit codes:
   0   clean stop             4    the drain's grace was over and sessions were cut
   1   failure while running  71   cannot bind an address, or the system refused
-  2   bad command line       78   bad configuration or certificate";
+  2   bad command line       78   bad configuration or certificate
+For explain 1 means that the request is refused.";
 
 /// Runs the program.
 pub(crate) fn run() -> Result<ExitCode, Failure> {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(no_command) => return explain(&no_command),
+        Err(no_command) => return tell(&no_command),
     };
     match cli.command {
         Command::Run(command) => control_thread(command.execute(&cli.log)),
         Command::Dev(command) => control_thread(command.execute(&cli.log)),
         Command::Check(command) => command.execute(&cli.log),
         Command::Ctl(command) => control_thread(command.execute()),
+        Command::Explain(command) => control_thread(command.execute()),
         Command::Cert(command) => command.execute(),
         Command::Token(command) => command.execute(),
         Command::Completions(command) => command.execute(),
@@ -101,7 +111,7 @@ pub(crate) fn run() -> Result<ExitCode, Failure> {
 }
 
 /// `--help`, `--version` or a mistake: the text, and the code that fits.
-fn explain(no_command: &clap::Error) -> Result<ExitCode, Failure> {
+fn tell(no_command: &clap::Error) -> Result<ExitCode, Failure> {
     no_command.print().map_err(Failure::Output)?;
     Ok(ExitCode::from(u8::try_from(no_command.exit_code()).unwrap_or(2)))
 }

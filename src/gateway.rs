@@ -6,6 +6,7 @@
 //! so that the drain can be watched to its end.
 
 mod certificates;
+mod explain;
 mod files;
 mod reload;
 mod watch;
@@ -19,10 +20,15 @@ use tokio::{
 };
 use tracing::{error, info};
 
-pub use self::files::Files;
-pub use self::reload::{Live, ReloadError, Reloaded};
-pub use self::watch::Reload;
 use self::watch::Watch;
+pub use self::{
+    explain::{
+        Asked, ExplainedRefusal, ExplainedSession, ExplainedStep, Explanation, RouteFit, explain,
+    },
+    files::Files,
+    reload::{Live, ReloadError, Reloaded},
+    watch::Reload,
+};
 use crate::{
     admin::{Admin, HttpServer, LogFilter},
     backend::{Backends, Keeper, Resolve, SystemResolver},

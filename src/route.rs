@@ -17,6 +17,7 @@
 //! over a capture and a capture over a rest, from left to right; the order of the file says nothing.
 //! Origins are compared by scheme, host and port (RFC 6454 section 5), never as text.
 
+mod fit;
 mod hosts;
 mod step;
 #[cfg(test)]
@@ -31,7 +32,7 @@ use std::{
 };
 
 use self::hosts::{Hosts, NotFound};
-pub use self::step::Step;
+pub use self::{fit::Fit, step::Step};
 use crate::{
     config::{self, RoutePath, Segment, path_segments, request_host},
     credential::{Gate, Identity},

@@ -10,6 +10,7 @@
 
 mod deadline;
 mod events;
+mod explain;
 mod limit;
 pub mod registry;
 mod shape;
@@ -17,6 +18,7 @@ mod shape;
 mod tests;
 
 use std::{
+    net::IpAddr,
     panic::AssertUnwindSafe,
     sync::{
         Arc, OnceLock,
@@ -30,6 +32,7 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, error, info};
 
+pub use self::explain::{Admitted, Decision};
 use self::{
     deadline::{Deadlines, Due},
     events::Events,
@@ -38,7 +41,7 @@ use self::{
     shape::Unprepared,
 };
 use crate::{
-    backend::{Backend, Backends, ClientInfo, Pin, RequestFacts},
+    backend::{Backends, ClientInfo, Pin, RequestFacts},
     bridge::{self, datagram::DatagramBridge},
     config::Limit,
     credential::Identity,
@@ -141,56 +144,52 @@ impl SessionContext {
     }
 
     /// Decides on one request. Nothing but permits is touched, and refusing gives them back.
-    fn admit(&self, head: &RequestHead) -> Result<Admission, (Option<Arc<Route>>, Refused)> {
+    fn admit(
+        &self,
+        head: &RequestHead,
+        watch: &mut dyn FnMut(Decision<'_>),
+    ) -> Result<Admission, (Option<Arc<Route>>, Refused)> {
         let tables = self.tables.load();
-        let found = tables.routes.lookup(head);
+        let found = tables.routes.lookup_watched(head, &mut |step| watch(Decision::Route(step)));
         if self.lifecycle.is_draining() {
             let route = found.map_or_else(|(route, _)| route, |found| Some(found.route));
             return Err((route, Refusal::Draining.into()));
         }
         let Match { route, identity, query, protocol, backend, captures } =
             found.map_err(|(route, why)| (route, why.into()))?;
+        let room = self.reserve(&route, head.client.ip());
+        watch(Decision::Room(room.as_ref().map(|_permits| ()).map_err(|refused| *refused)));
+        let permits = room.map_err(|refused| (Some(Arc::clone(&route)), refused))?;
+
         let facts = RequestFacts {
             client: head.client.ip(),
             captures: &captures,
             query: query.as_deref(),
             claims: identity.as_ref().map(|identity| &identity.claims),
         };
-        let backend = tables.backends.get(&backend.name);
-        match self.reserve(&route, backend, &facts) {
-            Ok((permits, pin)) => {
-                Ok(Admission { route, identity, query, protocol, captures, pin, permits })
-            }
-            Err(why) => Err((Some(route), why)),
-        }
+        let backend = tables.backends.get(&backend.name).ok_or(Refusal::Internal);
+        let pin = backend.and_then(|b| b.pick(&facts).ok_or(Refusal::BackendUnavailable));
+        watch(Decision::Endpoint(pin.as_ref().map_err(|why| *why)));
+        let pin = pin.map_err(|why| (Some(Arc::clone(&route)), why.into()))?;
+        Ok(Admission { route, identity, query, protocol, captures, pin, permits })
     }
 
     /// The client's own limits come first: a client that fills the gateway is to hear that it is its
     /// doing.
-    fn reserve(
-        &self,
-        route: &Route,
-        backend: Option<&Arc<Backend>>,
-        facts: &RequestFacts<'_>,
-    ) -> Result<(Permits, Pin), Refused> {
+    fn reserve(&self, route: &Route, client: IpAddr) -> Result<Permits, Refused> {
         let settings = &route.settings;
         let client =
-            self.clients.session(facts.client, Instant::now()).map_err(
-                |too_much| match too_much {
-                    TooMuch::Sessions => Refusal::ClientSessions.into(),
-                    TooMuch::Rate(wait) => Refused::for_time(Refusal::ClientSessionRate, wait),
-                },
-            )?;
+            self.clients.session(client, Instant::now()).map_err(|too_much| match too_much {
+                TooMuch::Sessions => Refusal::ClientSessions.into(),
+                TooMuch::Rate(wait) => Refused::for_time(Refusal::ClientSessionRate, wait),
+            })?;
         if self.memory.is_short() {
             return Err(Refusal::MemoryShed.into());
         }
         let process = self.limits.process().ok_or(Refusal::TooManySessions)?;
         let route = self.limits.route(&settings.name, settings.max_sessions);
         let route = route.ok_or(Refusal::RouteFull)?;
-        let permits = Permits { _client: client, _process: process, _route: route };
-        let pin =
-            backend.ok_or(Refusal::Internal)?.pick(facts).ok_or(Refusal::BackendUnavailable)?;
-        Ok((permits, pin))
+        Ok(Permits { _client: client, _process: process, _route: route })
     }
 
     fn count_refusal(&self, route: Option<&Route>, why: Refusal, head: &RequestHead) {
@@ -234,7 +233,7 @@ struct Permits {
 /// Serves one request for a session until it is refused or the session has ended.
 pub async fn run<R: SessionRequest>(request: R, context: Arc<SessionContext>) {
     let asked = Instant::now();
-    let decision = context.admit(request.head());
+    let decision = context.admit(request.head(), &mut |_decision| {});
     match decision {
         Ok(mut admission) => {
             let head = Arc::new(request.head().to_keep(admission.query.take()));

@@ -49,6 +49,7 @@ pub(crate) mod head;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod in_memory;
 mod mailbox;
+mod offline;
 mod opener;
 pub(crate) mod protocols;
 pub(crate) mod qpack;
@@ -66,6 +67,7 @@ pub use self::{
     datagram::Datagrams,
     dialect::Dialect,
     flow::SessionCredit,
+    offline::{OfflineRequest, Unread, offer},
     opener::StreamOpener,
     request::SessionRequest,
     session::Session,

@@ -156,6 +156,81 @@ endpoints = [{ tcp = "127.0.0.1:0" }]
     }
 }
 
+mod explain {
+    use super::*;
+
+    /// A file with one route for the pages of one site.
+    fn game(dir: &Dir) -> String {
+        let setup = Setup { quic: "127.0.0.1:4433".parse().unwrap(), ..Setup::default() };
+        let text = setup.toml();
+        let origins = "origins = [\"https://*.example.com\"]\nlimits = { sessions = 7 }";
+        let text = text.replace("origins = \"any\"", origins);
+        dir.write(
+            "game.toml",
+            &text.replace("[backend.game]", "[backend.game]\nproxy_protocol = \"v1\""),
+        )
+    }
+
+    #[tokio::test]
+    async fn an_accepted_request_is_shown_step_by_step_and_exits_with_0() {
+        let dir = Dir::new("explain");
+        let (file, url) = (game(&dir), "https://localhost:4433/game?token=sesame");
+        let known = ["explain", "-c", &file, "--url", url, "--origin", "https://a.example.com"];
+        let Output { status, stdout, stderr } = tidegate(&known).await;
+        let stdout = text(stdout);
+        assert_eq!((status.code(), text(stderr).as_str()), (Some(0), ""), "{stdout}");
+        for wanted in [
+            "ok   route      game\n",
+            "ok   origin     https://a.example.com may use the route\n",
+            "accepted   by route game, to endpoint 0\n",
+            "limit      route.limits.sessions = 7\n",
+            // PROXY TCP4 127.0.0.1 127.0.0.1 50000 4433
+            "PROXY      50524f58592054435034203132372e302e302e31203132372e302e302e312035303030302034343333",
+        ] {
+            assert!(stdout.contains(wanted), "{wanted:?} is not in\n{stdout}");
+        }
+        assert!(!stdout.contains("sesame"), "{stdout}");
+    }
+
+    #[tokio::test]
+    async fn a_refused_request_exits_with_1_and_says_what_the_client_hears() {
+        let dir = Dir::new("explain-refused");
+        let (file, url) = (game(&dir), "https://localhost:4433/game");
+        let stranger =
+            ["explain", "-c", &file, "--url", url, "--header", "Origin: https://evilexample.com"];
+        let Output { status, stdout, .. } = tidegate(&stranger).await;
+        let said = text(stdout);
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("NO   origin     the route does not list this origin"), "{said}");
+        assert!(said.contains("refused    403 origin_not_allowed (side: client)\n"), "{said}");
+
+        let Output { status, stdout, .. } = tidegate(&[&stranger[..], &["--json"]].concat()).await;
+        let said: Value = serde_json::from_str(&text(stdout)).unwrap();
+        assert_eq!(status.code(), Some(1));
+        assert_eq!(said["refusal"]["status"], 403);
+        assert_eq!(said["refusal"]["reason"], "origin_not_allowed");
+        assert_eq!(said["session"], Value::Null);
+        assert_eq!(said["steps"][3]["step"], "origin");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_request_is_a_bad_command_line() {
+        let dir = Dir::new("explain-bad");
+        let file = game(&dir);
+        for (arguments, wanted) in [
+            (&["--url", "http://localhost/game"][..], "a WebTransport URL begins with https://"),
+            (&["--url", "https://a", "--client", "nobody"], "write an IP address"),
+            (&["--url", "https://a", "--header", "x"], "NAME: VALUE"),
+        ] {
+            let arguments = [&["explain", "-c", &file], arguments].concat();
+            let Output { status, stderr, .. } = tidegate(&arguments).await;
+            let stderr = text(stderr);
+            assert_eq!(status.code(), Some(2), "{arguments:?}");
+            assert!(stderr.contains(wanted), "{arguments:?} says\n{stderr}");
+        }
+    }
+}
+
 mod run {
     use super::*;
 

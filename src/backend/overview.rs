@@ -81,7 +81,8 @@ impl Backend {
         seated.chain(&known.absent).map(Arc::clone).collect()
     }
 
-    fn overview(&self) -> BackendOverview {
+    /// This one, as it is now.
+    pub fn overview(&self) -> BackendOverview {
         let members = self.members();
         let now = Instant::now();
         let endpoints = self.endpoints.iter().zip(&self.settings.endpoints);

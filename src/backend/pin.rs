@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 
 use super::{
     Backend, BackendConnection, ClientInfo, DialError, Endpoint, UdpConnection, lock,
-    member::Member, proxy_protocol, udp::Witness, udp_header::UdpHeader,
+    member::Member, preamble, proxy_protocol, udp::Witness, udp_header::UdpHeader,
 };
 
 /// Holds a session to one member of its backend.
@@ -22,6 +22,17 @@ pub struct Pin {
     /// Locked once per stream, never on the data path.
     place: Mutex<Place>,
     moved: Notify,
+}
+
+/// What a backend is told of a client, before anything of the client's; empty where it is told nothing.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Told {
+    /// First on each TCP connection, before TLS.
+    pub proxy_header: Vec<u8>,
+    /// Next on each TCP connection, within TLS.
+    pub preamble: String,
+    /// In front of the first datagram.
+    pub datagram_header: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -107,6 +118,17 @@ impl Pin {
                     }
                 }
             }
+        }
+    }
+
+    /// What the backend would be told of this client.
+    pub fn told(&self, client: &ClientInfo) -> Told {
+        let settings = &self.backend.settings;
+        let preamble = settings.introduction.preamble.as_ref();
+        Told {
+            proxy_header: proxy_protocol::for_tcp(settings, client).unwrap_or_default(),
+            preamble: preamble.map_or_else(String::new, |text| preamble::render(text, client)),
+            datagram_header: UdpHeader::new(settings, client).next().to_vec(),
         }
     }
 

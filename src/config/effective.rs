@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
+use serde::Serialize;
+
 use super::{
     Admin, Backend, BackendTls, CertificateFiles, CertificateSource, Check, ClaimRule,
     ClientCertificates, Config, Credential, CredentialKind, DatagramKey, Destination, Dial,
@@ -21,6 +23,17 @@ impl Config {
     pub fn effective(&self) -> String {
         toml::to_string(&self.to_raw())
             .expect("numbers, strings, lists and tables have a TOML form")
+    }
+
+    /// Every limit that holds for the sessions of a route: its key, and its value as a file has it.
+    pub fn limits_of(&self, route: &str) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        note_limits("limits", &limits(&self.limits), &mut found);
+        let route = self.routes.iter().find(|known| known.name == route).map(self::route);
+        if let Some(own) = route.and_then(|route| route.limits) {
+            note_limits("route.limits", &own, &mut found);
+        }
+        found
     }
 
     pub(super) fn to_raw(&self) -> raw::File {
@@ -56,6 +69,23 @@ impl Config {
             )
             .filter(|credentials: &BTreeMap<_, _>| !credentials.is_empty()),
             ..Default::default()
+        }
+    }
+}
+
+/// Adds the keys of a section, and of those below it.
+fn note_limits(at: &str, section: &impl Serialize, found: &mut Vec<(String, String)>) {
+    let Ok(table) = toml::Table::try_from(section) else { return };
+    note_values(at, &table, found);
+}
+
+fn note_values(at: &str, table: &toml::Table, found: &mut Vec<(String, String)>) {
+    for (name, value) in table {
+        let key = format!("{at}.{name}");
+        match value {
+            toml::Value::Table(below) => note_values(&key, below, found),
+            toml::Value::String(text) => found.push((key, text.clone())),
+            other => found.push((key, other.to_string())),
         }
     }
 }

@@ -18,7 +18,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use self::table::STATIC;
 
 /// What each field costs beside its bytes (RFC 9114 section 4.2.2).
-const FIELD_OVERHEAD: usize = 32;
+pub(crate) const FIELD_OVERHEAD: usize = 32;
 
 /// Most fields of a section, however large it may be: h3 collects them in `http`'s map, which panics
 /// when it is to hold more than 24,576.

@@ -21,6 +21,7 @@ mod datagrams;
 mod dialling;
 mod drain;
 mod endings;
+mod explaining;
 mod faults;
 mod flow;
 mod foreign;
