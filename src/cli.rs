@@ -11,6 +11,7 @@ mod completions;
 mod ctl;
 mod descriptors;
 mod dev;
+mod doctor;
 mod explain;
 mod failure;
 mod logging;
@@ -57,6 +58,12 @@ enum Command {
     /// health checks do not run; names are resolved. Exits with 0 where the request is accepted, and with 1 and
     /// what the client would hear where it is refused.
     Explain(explain::Explain),
+    /// Find out whether this host can do what the gateway needs
+    ///
+    /// Tries out sockets, offload and steering, looks at descriptors, ports, certificates, names, backends and the
+    /// clock, and prints what mends each finding. Exits with 1 where the gateway could not start or clients could
+    /// not get in, and with 0 otherwise, warnings included.
+    Doctor(doctor::Doctor),
     /// Run a gateway for trying things out, with nothing to configure
     ///
     /// Serves WebTransport with a certificate made at start, in front of a TCP and a UDP echo server,
@@ -90,7 +97,7 @@ Exit codes:
   0   clean stop             4    the drain's grace was over and sessions were cut
   1   failure while running  71   cannot bind an address, or the system refused
   2   bad command line       78   bad configuration or certificate
-For explain 1 means that the request is refused.";
+For explain 1 means that the request is refused, for doctor that something needed is not there.";
 
 /// Runs the program.
 pub(crate) fn run() -> Result<ExitCode, Failure> {
@@ -103,6 +110,7 @@ pub(crate) fn run() -> Result<ExitCode, Failure> {
         Command::Dev(command) => control_thread(command.execute(&cli.log)),
         Command::Check(command) => command.execute(&cli.log),
         Command::Ctl(command) => control_thread(command.execute()),
+        Command::Doctor(command) => control_thread(command.execute()),
         Command::Explain(command) => control_thread(command.execute()),
         Command::Cert(command) => command.execute(),
         Command::Token(command) => command.execute(),

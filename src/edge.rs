@@ -26,6 +26,7 @@ mod crypto;
 mod expiry;
 mod keys;
 mod listeners;
+mod probe;
 mod quic;
 mod runtime;
 mod sample;
@@ -60,6 +61,10 @@ use self::{
 pub use self::{
     certificate::{CertificateError, SelfSigned, self_signed},
     listeners::{Listeners, Prepared},
+    probe::{
+        CertificateFacts, GrantedBuffers, Offload, inspect_certificates, probe_address,
+        probe_buffers, probe_offload, probe_steering,
+    },
     sample::Sampler,
     worker::Workers,
 };

@@ -156,6 +156,104 @@ endpoints = [{ tcp = "127.0.0.1:0" }]
     }
 }
 
+mod doctor {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_host_without_a_file_is_looked_at_by_itself() {
+        let Output { stdout, stderr, .. } = tidegate(&["doctor"]).await;
+        let stdout = text(stdout);
+        assert_eq!(text(stderr), "");
+        for check in ["kernel", "buffers", "offload", "steering", "ipv6", "local ports", "clock"] {
+            assert!(
+                stdout
+                    .lines()
+                    .any(|line| line.get(5..).is_some_and(|says| says.starts_with(check))),
+                "{check} not in\n{stdout}"
+            );
+        }
+        assert!(!stdout.contains("certificate"), "{stdout}");
+    }
+
+    /// The findings of a file, as JSON, and the exit code.
+    async fn findings(file: &str) -> (Option<i32>, Vec<Value>) {
+        let Output { status, stdout, .. } = tidegate(&["doctor", "-c", file, "--json"]).await;
+        let report: Value = serde_json::from_str(&text(stdout)).unwrap();
+        (status.code(), report["findings"].as_array().unwrap().clone())
+    }
+
+    fn has(findings: &[Value], check: &str, state: &str, says: &str) -> bool {
+        findings.iter().any(|finding| {
+            finding["check"] == check
+                && finding["state"] == state
+                && finding["says"].as_str().unwrap().contains(says)
+        })
+    }
+
+    #[tokio::test]
+    async fn a_sound_configuration_exits_with_0_and_says_what_answers() {
+        let dir = Dir::new("doctor-sound");
+        let (tcp, udp) = (echo_tcp().await, echo_udp().await);
+        let file = dir.write("good.toml", &Setup { tcp, udp, ..Setup::default() }.toml());
+        let (code, found) = findings(&file).await;
+        assert_eq!(code, Some(0), "{found:#?}");
+        assert!(has(&found, "backend", "ok", &format!("TCP {tcp} answers")), "{found:#?}");
+        assert!(has(&found, "address", "ok", "of listener edge is free"), "{found:#?}");
+        assert!(has(&found, "certificate", "ok", "the gateway makes one"), "{found:#?}");
+    }
+
+    #[tokio::test]
+    async fn what_keeps_the_gateway_from_working_is_named_with_its_mend_and_exits_with_1() {
+        let dir = Dir::new("doctor-bad");
+        let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let quic = taken.local_addr().unwrap();
+        let made = tidegate(&["cert", "new", "--name", "a.test", "--out", &dir.path("one")]).await;
+        assert_eq!(made.status.code(), Some(0));
+        let other = tidegate(&["cert", "new", "--name", "a.test", "--out", &dir.path("two")]).await;
+        assert_eq!(other.status.code(), Some(0));
+        let certificate =
+            "certificates = [{ chain = \"one/fullchain.pem\", key = \"two/privkey.pem\" }]"
+                .to_owned();
+        let text = Setup { quic, certificate, ..Setup::default() }.toml();
+        let text = text.replace("[backend.game]", "[backend.game]\nsource = [\"192.0.2.1\"]");
+        let (code, found) = findings(&dir.write("bad.toml", &text)).await;
+        assert_eq!(code, Some(1), "{found:#?}");
+        assert!(
+            has(&found, "address", "fail", &format!("UDP {quic} of listener edge is taken")),
+            "{found:#?}"
+        );
+        assert!(
+            has(&found, "certificate", "fail", "is not that of the first certificate"),
+            "{found:#?}"
+        );
+        assert!(has(&found, "source", "fail", "192.0.2.1 of backend"), "{found:#?}");
+        assert!(
+            found.iter().all(|finding| (finding["state"] == "ok") == finding["mend"].is_null())
+        );
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_browsers_take_by_its_hash_is_known_for_it() {
+        let dir = Dir::new("doctor-pinned");
+        let made = tidegate(&["cert", "new", "--name", "a.test", "--out", &dir.path("")]).await;
+        assert_eq!(made.status.code(), Some(0));
+        let certificate =
+            "certificates = [{ chain = \"fullchain.pem\", key = \"privkey.pem\" }]".to_owned();
+        let file = dir.write("pinned.toml", &Setup { certificate, ..Setup::default() }.toml());
+        let (_, found) = findings(&file).await;
+        assert!(has(&found, "certificate", "ok", "browsers take it by its hash"), "{found:#?}");
+    }
+
+    #[tokio::test]
+    async fn a_bad_file_is_told_as_by_check() {
+        let dir = Dir::new("doctor-file");
+        let file = dir.write("bad.toml", "version = 2\n");
+        let Output { status, stderr, .. } = tidegate(&["doctor", "-c", &file]).await;
+        assert_eq!(status.code(), Some(78));
+        assert!(text(stderr).contains("version 2 is not known"));
+    }
+}
+
 mod explain {
     use super::*;
 

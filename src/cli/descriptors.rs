@@ -53,7 +53,7 @@ const UNLIMITED: u64 = u64::MAX;
 const OVERHEAD: u64 = 128;
 
 /// Descriptors in use when every limit is reached.
-fn worst_case(config: &Config) -> u64 {
+pub(crate) fn worst_case(config: &Config) -> u64 {
     let addresses: usize = config.listeners.iter().map(|listener| listener.quic.len()).sum();
     let sockets = u64::try_from(addresses)
         .unwrap_or(UNLIMITED)
