@@ -31,8 +31,14 @@ use tokio_util::{
 use tracing::error;
 use ulid::Ulid;
 
-pub use self::ledger::{Account, Accounts, Total, Totals};
-use self::ledger::{Imbalance, Sum};
+use self::{
+    datagram::Level,
+    ledger::{Imbalance, Sum},
+};
+pub use self::{
+    datagram::QueueState,
+    ledger::{Account, Accounts, Losses, Total, Totals},
+};
 use crate::{
     backend::{BackendConnection, ClientInfo, DialError, Pin},
     config,
@@ -51,6 +57,7 @@ pub struct Context {
     pin: Pin,
     lifecycle: Lifecycle,
     totals: Totals,
+    datagram_queue: Level,
     rates: Rates,
     open_bidi: AtomicU64,
     open_uni: AtomicU64,
@@ -78,6 +85,7 @@ impl Context {
             pin,
             lifecycle,
             totals: Totals::default(),
+            datagram_queue: Level::default(),
             open_bidi: AtomicU64::new(0),
             open_uni: AtomicU64::new(0),
             ending: OnceLock::new(),
@@ -109,6 +117,11 @@ impl Context {
     /// What was carried so far.
     pub fn totals(&self) -> &Totals {
         &self.totals
+    }
+
+    /// How the queue of datagrams to the client stands.
+    pub fn datagram_queue(&self) -> QueueState {
+        self.datagram_queue.state(self.route.settings.datagram_queue)
     }
 
     /// Client bidirectional streams that are bridged now.
@@ -180,6 +193,7 @@ impl Context {
         self.metrics().discarded_bytes.inc_by(bytes);
         self.totals.down.stream_bytes.taken.add(bytes);
         self.totals.down.stream_bytes.lost.add(bytes);
+        self.totals.discarded_bytes.add(bytes);
     }
 
     fn datagrams_up(&self, datagrams: Sum) {

@@ -1,23 +1,22 @@
 //! `/api/sessions`: the sessions that live, and ending them.
 
-use std::{
-    net::IpAddr,
-    time::{Duration, UNIX_EPOCH},
-};
+mod details;
+
+use std::{net::IpAddr, time::UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tracing::info;
 use ulid::Ulid;
 
+use self::details::Details;
 use super::{
     http::{Answer, Change, Get, Verb},
     query::Parameters,
 };
 use crate::{
-    bridge::{Account, Accounts, Farewell},
+    bridge::Farewell,
     reason::Ending,
     session::registry::{LiveSession, Registry, Selection},
-    transport::LegState,
 };
 
 /// Below it stand the sessions.
@@ -268,109 +267,6 @@ fn shortened(text: &str, most: usize) -> String {
     let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     let start = text.get(..end).unwrap_or_default();
     format!("{start}…")
-}
-
-/// The body of `GET /api/sessions/ID`.
-#[derive(Serialize)]
-struct Details {
-    #[serde(flatten)]
-    summary: Summary,
-    /// Why it ends, if it does so just now.
-    ending: Option<&'static str>,
-    local: Option<String>,
-    server_name: Option<String>,
-    bidi_streams_open: u64,
-    uni_streams_open: u64,
-    up: Direction,
-    down: Direction,
-    client_leg: Leg,
-}
-
-impl Details {
-    fn of(session: &LiveSession) -> Self {
-        let (head, totals) = (&session.client().head, session.totals());
-        let tls = head.tls.as_ref();
-        Self {
-            summary: Summary::of(session, usize::MAX),
-            ending: session.ending().map(Ending::word),
-            local: head.local.map(|local| local.to_string()),
-            server_name: tls.and_then(|tls| tls.server_name.clone()),
-            bidi_streams_open: session.open_bidi_streams(),
-            uni_streams_open: session.open_uni_streams(),
-            up: Direction::of(&totals.up),
-            down: Direction::of(&totals.down),
-            client_leg: Leg::of(&session.client_leg()),
-        }
-    }
-}
-
-/// How the way to the client does.
-#[derive(Serialize)]
-struct Leg {
-    client: Option<String>,
-    rtt_ms: f64,
-    min_rtt_ms: f64,
-    congestion_window: u64,
-    congestion_events: u64,
-    mtu: u16,
-    packets_sent: u64,
-    packets_lost: u64,
-    bytes_lost: u64,
-    bytes_sent: u64,
-    bytes_received: u64,
-    datagram_room: u64,
-}
-
-impl Leg {
-    fn of(state: &LegState) -> Self {
-        let millis = |time: Duration| time.as_secs_f64() * 1000.0;
-        Self {
-            client: state.client.map(|client| client.to_string()),
-            rtt_ms: millis(state.rtt),
-            min_rtt_ms: millis(state.min_rtt),
-            congestion_window: state.congestion_window,
-            congestion_events: state.congestion_events,
-            mtu: state.mtu,
-            packets_sent: state.packets_sent,
-            packets_lost: state.packets_lost,
-            bytes_lost: state.bytes_lost,
-            bytes_sent: state.bytes_sent,
-            bytes_received: state.bytes_received,
-            datagram_room: state.datagram_room,
-        }
-    }
-}
-
-/// What went one way.
-#[derive(Serialize)]
-struct Direction {
-    stream_bytes: Sum,
-    datagrams: Sum,
-    datagram_bytes: Sum,
-}
-
-impl Direction {
-    fn of(accounts: &Accounts) -> Self {
-        let Accounts { stream_bytes, datagrams, datagram_bytes, .. } = accounts;
-        Self {
-            stream_bytes: Sum::of(stream_bytes),
-            datagrams: Sum::of(datagrams),
-            datagram_bytes: Sum::of(datagram_bytes),
-        }
-    }
-}
-
-/// What became of it. What is taken of a stream is booked when the stream ends.
-#[derive(Serialize)]
-struct Sum {
-    delivered: u64,
-    lost: u64,
-}
-
-impl Sum {
-    fn of(account: &Account) -> Self {
-        Self { delivered: account.delivered.get(), lost: account.lost.get() }
-    }
 }
 
 #[cfg(test)]

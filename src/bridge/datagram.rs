@@ -10,6 +10,7 @@
 //! cut short; the socket lives as long as the session, whatever ICMP says, so that a backend which comes
 //! back is reached again.
 
+mod level;
 mod oversize;
 mod queue;
 
@@ -24,6 +25,8 @@ use futures_util::FutureExt;
 use tokio::task::yield_now;
 use tracing::debug;
 
+pub(super) use self::level::Level;
+pub use self::level::QueueState;
 use self::{oversize::Streams, queue::Queue};
 use super::{Context, contain, ledger::Sum};
 use crate::{

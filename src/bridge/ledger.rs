@@ -27,6 +27,8 @@ pub struct Totals {
     pub up: Accounts,
     /// From the backend to the client.
     pub down: Accounts,
+    /// Bytes that the backend answered where nobody wants an answer. They count as lost on the way down.
+    pub discarded_bytes: Total,
 }
 
 /// One direction of a session.
@@ -38,6 +40,10 @@ pub struct Accounts {
     pub datagrams: Account,
     /// Bytes in datagrams.
     pub datagram_bytes: Account,
+    /// Why bytes on streams were lost.
+    pub stream_losses: Losses<StreamEnd>,
+    /// Why datagrams were lost.
+    pub datagram_losses: Losses<Loss>,
 }
 
 /// One sum, and what became of it.
@@ -135,6 +141,7 @@ impl Accounts {
         metrics: &DirectionMetrics,
     ) {
         metrics.lost.add(why, datagrams);
+        self.datagram_losses.add(Loss::ALL, why, datagrams);
         self.datagrams.lost.add(datagrams);
         self.datagram_bytes.lost.add(bytes);
     }
@@ -158,6 +165,32 @@ impl Total {
     /// How many so far.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+}
+
+/// What was lost for each reason of a closed list. Most sessions lose nothing, so it takes memory only with the
+/// first loss.
+#[derive(Debug)]
+pub struct Losses<R>(OnceLock<Box<[(R, Total)]>>);
+
+impl<R> Default for Losses<R> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<R: Copy + Eq> Losses<R> {
+    fn add(&self, all: &[R], why: R, lost: u64) {
+        let each = self.0.get_or_init(|| all.iter().map(|r| (*r, Total::default())).collect());
+        if let Some((_, total)) = each.iter().find(|(reason, _)| *reason == why) {
+            total.add(lost);
+        }
+    }
+
+    /// The reasons for which something was lost, and how much.
+    pub fn iter(&self) -> impl Iterator<Item = (R, u64)> {
+        let each = self.0.get().into_iter().flatten();
+        each.map(|(reason, total)| (*reason, total.get())).filter(|(_, lost)| *lost > 0)
     }
 }
 
@@ -224,15 +257,16 @@ impl Drop for StreamBooks<'_> {
         // A stream that panicked did not say why.
         let end = self.end.get().copied().unwrap_or(StreamEnd::Internal);
         let (metrics, totals) = (self.context.metrics(), &self.context.totals);
-        for (half, account, counters) in [
-            (&self.up, &totals.up.stream_bytes, &metrics.up),
-            (&self.down, &totals.down.stream_bytes, &metrics.down),
-        ] {
-            account.taken.add(half.taken.load(Relaxed));
+        for (half, account, counters) in
+            [(&self.up, &totals.up, &metrics.up), (&self.down, &totals.down, &metrics.down)]
+        {
+            account.stream_bytes.taken.add(half.taken.load(Relaxed));
             let lost = half.lost.load(Relaxed);
             if lost > 0 {
-                account.lost.add(lost);
-                counters.lost_bytes.add(half.why.get().copied().unwrap_or(end), lost);
+                let why = half.why.get().copied().unwrap_or(end);
+                account.stream_bytes.lost.add(lost);
+                account.stream_losses.add(StreamEnd::ALL, why, lost);
+                counters.lost_bytes.add(why, lost);
             }
         }
     }
@@ -280,6 +314,18 @@ mod tests {
         totals.up.datagrams.taken.add(8);
         totals.down.datagrams.lost.add(16);
         assert_eq!(totals.imbalance(), Imbalance { bytes: 1 + 2 + 4, datagrams: 8 + 16 });
+    }
+
+    #[test]
+    fn losses_are_kept_by_their_reasons() {
+        let losses = Losses::default();
+        assert_eq!(losses.iter().count(), 0);
+        for (why, lost) in [(Loss::Expired, 2), (Loss::QueueFull, 1), (Loss::Expired, 3)] {
+            losses.add(Loss::ALL, why, lost);
+        }
+        let mut found: Vec<_> = losses.iter().map(|(why, lost)| (why.word(), lost)).collect();
+        found.sort_unstable();
+        assert_eq!(found, [("expired", 5), ("queue_full", 1)]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use ulid::Ulid;
 
 use crate::{
     backend::ClientInfo,
-    bridge::{self, Farewell, Totals},
+    bridge::{self, Farewell, QueueState, Totals},
     reason::Ending,
     transport::{ClientLeg, LegState},
 };
@@ -193,6 +193,11 @@ impl LiveSession {
     /// What it has carried so far.
     pub fn totals(&self) -> &Totals {
         self.bridges.totals()
+    }
+
+    /// How the queue of datagrams to its client stands.
+    pub fn datagram_queue(&self) -> QueueState {
+        self.bridges.datagram_queue()
     }
 
     /// Client bidirectional streams that are bridged now.

@@ -10,5 +10,6 @@ mod per_session;
 mod push;
 mod rates;
 mod registry;
+mod shown;
 mod streams;
 mod support;

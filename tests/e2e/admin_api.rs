@@ -106,6 +106,10 @@ async fn a_session_is_listed_with_what_it_is_and_what_it_carried() {
     assert_eq!((&details["id"], &details["route"]), (&shown["id"], &shown["route"]));
     assert_eq!(details["up"]["stream_bytes"]["delivered"], 5);
     assert_eq!(details["down"]["datagram_bytes"]["delivered"], 4);
+    assert_eq!(details["up"]["stream_bytes"]["lost_by_reason"], serde_json::json!({}));
+    assert_eq!(details["datagram_queue"]["datagrams"], 0);
+    assert_eq!(details["datagram_queue"]["first_waits_ms"], Value::Null);
+    assert!(details["datagram_queue"]["capacity_bytes"].as_u64().unwrap() > 0, "{details}");
     assert_eq!(details["server_name"], "localhost");
     let leg = &details["client_leg"];
     assert_eq!(leg["client"], shown["client"]);

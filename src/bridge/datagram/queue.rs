@@ -81,6 +81,7 @@ impl<'a> Queue<'a> {
         while self.bytes > self.context.route.settings.datagram_queue.as_usize() {
             self.lose_oldest(Loss::QueueFull);
         }
+        self.tell();
     }
 
     /// Waits until the oldest is sent or lost. Cancel-safe: until then it stays.
@@ -123,7 +124,15 @@ impl<'a> Queue<'a> {
         if let Some(key) = self.key(&oldest.framed) {
             self.by_key.remove(&key);
         }
-        Some(self.unpack(oldest))
+        let payload = self.unpack(oldest);
+        self.tell();
+        Some(payload)
+    }
+
+    /// Lets others see how it stands.
+    fn tell(&self) {
+        let first_since = self.waiting.front().map(|first| first.since);
+        self.context.datagram_queue.set(self.waiting.len(), self.bytes, first_since);
     }
 
     /// Notes that one does not wait any more. Yields its payload.
@@ -196,6 +205,11 @@ mod tests {
         let mut queue = Queue::new(&context, client_way.prefix().len());
         let mut push = |payload: &[u8]| push(&mut queue, client_way.prefix(), payload);
 
+        let shown = || {
+            let state = context.datagram_queue();
+            (state.datagrams, state.first_waits.map(|age| age.as_millis()))
+        };
+        assert_eq!(shown(), (0, None));
         push(b"1AA");
         push(b"2BB");
         push(b"s");
@@ -205,6 +219,7 @@ mod tests {
         assert_eq!(route.down.lost.get(Loss::Superseded), 1);
         // The older ones are 110 ms old then, and the newer ones 50 ms.
         advance(Duration::from_millis(50)).await;
+        assert_eq!(shown(), (4, Some(50)), "the first in line is a newer one");
         while !queue.is_empty() {
             queue.shift(&client_way).await;
         }
@@ -214,6 +229,7 @@ mod tests {
         assert_eq!(route.down.datagrams.get(), 2);
         let waited = "tidegate_datagram_queue_seconds_count{route=\"game\"} 5";
         assert!(metrics.render().contains(waited), "each is seen once as it leaves");
+        assert_eq!((shown(), context.datagram_queue().bytes), ((0, None), 0));
         drop(queue);
         drop(context);
         assert_eq!(route.imbalance_datagrams.get(), 0);
@@ -255,6 +271,8 @@ mod tests {
                     plain.remove(0);
                 }
                 prop_assert_eq!(queue.bytes, cost(&plain));
+                let shown = context.datagram_queue();
+                prop_assert_eq!((shown.datagrams, shown.bytes), (plain.len() as u64, queue.bytes as u64));
                 prop_assert!(queue.waiting.iter().map(|w| &w.framed[..]).eq(plain.iter()));
             }
             prop_assert!(queue.by_key.len() <= queue.waiting.len());

@@ -1,0 +1,168 @@
+//! `/api/sessions/ID`: all that is known of one session.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Serialize;
+
+use super::Summary;
+use crate::{
+    bridge::{Account, Accounts, QueueState},
+    reason::Ending,
+    session::registry::LiveSession,
+    transport::LegState,
+};
+
+/// The body of `GET /api/sessions/ID`.
+#[derive(Serialize)]
+pub(super) struct Details {
+    #[serde(flatten)]
+    summary: Summary,
+    /// Why it ends, if it does so just now.
+    ending: Option<&'static str>,
+    local: Option<String>,
+    server_name: Option<String>,
+    bidi_streams_open: u64,
+    uni_streams_open: u64,
+    up: Direction,
+    down: Direction,
+    datagram_queue: Queue,
+    client_leg: Leg,
+}
+
+impl Details {
+    pub(super) fn of(session: &LiveSession) -> Self {
+        let (head, totals) = (&session.client().head, session.totals());
+        let tls = head.tls.as_ref();
+        let mut down = Direction::of(&totals.down);
+        // No stream has ended for it.
+        down.stream_bytes.note_loss("discarded", totals.discarded_bytes.get());
+        Self {
+            summary: Summary::of(session, usize::MAX),
+            ending: session.ending().map(Ending::word),
+            local: head.local.map(|local| local.to_string()),
+            server_name: tls.and_then(|tls| tls.server_name.clone()),
+            bidi_streams_open: session.open_bidi_streams(),
+            uni_streams_open: session.open_uni_streams(),
+            up: Direction::of(&totals.up),
+            down,
+            datagram_queue: Queue::of(&session.datagram_queue()),
+            client_leg: Leg::of(&session.client_leg()),
+        }
+    }
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// How the way to the client does.
+#[derive(Serialize)]
+struct Leg {
+    client: Option<String>,
+    rtt_ms: f64,
+    min_rtt_ms: f64,
+    congestion_window: u64,
+    congestion_events: u64,
+    mtu: u16,
+    packets_sent: u64,
+    packets_lost: u64,
+    bytes_lost: u64,
+    bytes_sent: u64,
+    bytes_received: u64,
+    datagram_room: u64,
+}
+
+impl Leg {
+    fn of(state: &LegState) -> Self {
+        Self {
+            client: state.client.map(|client| client.to_string()),
+            rtt_ms: millis(state.rtt),
+            min_rtt_ms: millis(state.min_rtt),
+            congestion_window: state.congestion_window,
+            congestion_events: state.congestion_events,
+            mtu: state.mtu,
+            packets_sent: state.packets_sent,
+            packets_lost: state.packets_lost,
+            bytes_lost: state.bytes_lost,
+            bytes_sent: state.bytes_sent,
+            bytes_received: state.bytes_received,
+            datagram_room: state.datagram_room,
+        }
+    }
+}
+
+/// The datagrams that wait for the client's transport.
+#[derive(Serialize)]
+struct Queue {
+    datagrams: u64,
+    bytes: u64,
+    capacity_bytes: u64,
+    /// For how long the first in line has waited; null if there is none.
+    first_waits_ms: Option<f64>,
+}
+
+impl Queue {
+    fn of(state: &QueueState) -> Self {
+        let QueueState { datagrams, bytes, capacity, first_waits } = *state;
+        Self {
+            datagrams,
+            bytes,
+            capacity_bytes: capacity.0,
+            first_waits_ms: first_waits.map(millis),
+        }
+    }
+}
+
+/// What went one way.
+#[derive(Serialize)]
+struct Direction {
+    stream_bytes: Sum,
+    datagrams: Sum,
+    datagram_bytes: Carried,
+}
+
+impl Direction {
+    fn of(accounts: &Accounts) -> Self {
+        let Accounts { stream_bytes, datagrams, datagram_bytes, .. } = accounts;
+        let bytes = accounts.stream_losses.iter().map(|(why, lost)| (why.word(), lost));
+        let messages = accounts.datagram_losses.iter().map(|(why, lost)| (why.word(), lost));
+        Self {
+            stream_bytes: Sum::of(stream_bytes, bytes),
+            datagrams: Sum::of(datagrams, messages),
+            datagram_bytes: Carried::of(datagram_bytes),
+        }
+    }
+}
+
+/// What became of it, and why it was lost. What is taken of a stream is booked when the stream ends.
+#[derive(Serialize)]
+struct Sum {
+    #[serde(flatten)]
+    carried: Carried,
+    lost_by_reason: BTreeMap<&'static str, u64>,
+}
+
+impl Sum {
+    fn of(account: &Account, losses: impl Iterator<Item = (&'static str, u64)>) -> Self {
+        Self { carried: Carried::of(account), lost_by_reason: losses.collect() }
+    }
+
+    fn note_loss(&mut self, why: &'static str, lost: u64) {
+        if lost > 0 {
+            self.lost_by_reason.insert(why, lost);
+        }
+    }
+}
+
+/// What became of it.
+#[derive(Serialize)]
+struct Carried {
+    delivered: u64,
+    lost: u64,
+}
+
+impl Carried {
+    fn of(account: &Account) -> Self {
+        Self { delivered: account.delivered.get(), lost: account.lost.get() }
+    }
+}
