@@ -251,7 +251,9 @@ pub struct PerClientLimits {
     pub connections: Limit,
     /// Sessions at once. Above it new ones are refused with 429. Default 1,000.
     pub sessions: Limit,
-    /// Session requests that a route takes. Above it they are refused with 429. Default 100 a second.
+    /// Session requests that come to a route, with an origin that it takes. Above it they are refused with 429,
+    /// and what they show is not looked at: it also bounds how fast credentials can be guessed. Default 100 a
+    /// second.
     pub session_rate: Rate,
 }
 

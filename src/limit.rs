@@ -2,7 +2,7 @@
 //!
 //! [`Bucket`] holds something to a [`Rate`](crate::config::Rate), and so does [`Meter`] what many share on the
 //! data path. [`Clients`] knows what each client address has open and how fast it came: the edge asks before it
-//! lets a connection in, the session room before it accepts a session, and both ask [`Memory`] whether there is
+//! lets a connection in, the session room before it looks at what a request shows and before it accepts a session, and both ask [`Memory`] whether there is
 //! any for more. All decide with the clock that they are given; what waits or refuses is the caller's.
 //!
 //! What always holds: an address is remembered only while it has something open or its bucket is not
@@ -17,7 +17,7 @@ mod meter;
 
 pub use self::{
     bucket::Bucket,
-    clients::{Clients, Place, TooMuch},
+    clients::{Clients, Place},
     memory::{Linux, Memory, System},
     meter::Meter,
 };

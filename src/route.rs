@@ -5,9 +5,11 @@
 //! the route that they began with.
 //!
 //! The decisions come in this order: path and host, which name a route; origin; what the client shows of itself
-//! ([`Gate`]); application protocol;
-//! backend. Whatever is decided after the route is counted under it. Whoever wants to see each of them
-//! watches ([`RouteTable::lookup_watched`]); there is no other way to decide.
+//! ([`Gate`]); application protocol; backend. Whatever is decided after the route is counted under it. They come
+//! in two halves, before a credential is looked at ([`RouteTable::approach`]) and from there on
+//! ([`Approach::enter`]), since looking costs a signature check and is a guess for whoever has none: who asks too
+//! often is to be turned away in between. Whoever wants to see each decision watches; there is no other way to
+//! decide.
 //!
 //! Hosts are compared in one normal form without port ([`crate::config::request_host`]); an
 //! authority that could be read in two ways is a bad request, also where no route names hosts. A route
@@ -131,39 +133,26 @@ impl RouteTable {
     /// # Errors
     /// Why none does, and the route that refuses it where the path led to one.
     pub fn lookup(&self, head: &RequestHead) -> Result<Match, (Option<Arc<Route>>, Refusal)> {
-        self.lookup_watched(head, &mut |_step| {})
+        let approach = self.approach(head, &mut |_step| {})?;
+        approach.enter(head, &mut |_step| {}).map_err(|why| (Some(Arc::clone(approach.route)), why))
     }
 
-    /// [`Self::lookup`], with `watch` told of each decision.
+    /// The route that a request may come near to: what costs little is decided. `watch` is told of each
+    /// decision.
     ///
     /// # Errors
     /// As those of [`Self::lookup`].
-    pub fn lookup_watched(
+    pub fn approach(
         &self,
         head: &RequestHead,
         watch: &mut dyn FnMut(Step<'_>),
-    ) -> Result<Match, (Option<Arc<Route>>, Refusal)> {
+    ) -> Result<Approach<'_>, (Option<Arc<Route>>, Refusal)> {
         let (route, segments) = self.find(head, watch).map_err(|why| (None, why))?;
-        let refused = |why| (Some(Arc::clone(route)), why);
-
         let origin = check_origin(&route.settings, head.origin.as_deref());
         watch(Step::Origin(origin));
-        origin.map_err(refused)?;
-
+        origin.map_err(|why| (Some(Arc::clone(route)), why))?;
         let captures = captures(&route.settings.path, &segments);
-        let identity = route.gate.check(head, &captures, SystemTime::now());
-        watch(Step::Credential(identity.as_ref().map(Option::as_ref).map_err(|why| *why)));
-        let identity = identity.map_err(refused)?;
-
-        let protocol = choose_protocol(&route.settings, &head.protocols);
-        watch(Step::Protocol(protocol.as_ref().map(Option::as_deref).map_err(|why| *why)));
-        let protocol = protocol.map_err(refused)?;
-
-        let backend = route.settings.destination.of(&captures).ok_or(Refusal::BackendNotListed);
-        watch(Step::Backend(backend.map(Arc::as_ref)));
-        let backend = Arc::clone(backend.map_err(refused)?);
-        let query = head.query.as_deref().and_then(|query| route.gate.without_tokens(query));
-        Ok(Match { route: Arc::clone(route), identity, query, protocol, backend, captures })
+        Ok(Approach { route, captures })
     }
 
     /// The route that host and path lead to, and the segments of the path.
@@ -187,6 +176,42 @@ impl RouteTable {
         };
         watch(Step::Route(route.map(Arc::as_ref)));
         Ok((route?, segments))
+    }
+}
+
+/// A request that host, path and origin have brought to a route.
+#[derive(Debug)]
+pub struct Approach<'t> {
+    /// The route.
+    pub route: &'t Arc<Route>,
+    captures: Vec<(String, String)>,
+}
+
+impl Approach<'_> {
+    /// Decides the rest on the same request. `watch` is told of each decision.
+    ///
+    /// # Errors
+    /// Why the route does not take it.
+    pub fn enter(
+        &self,
+        head: &RequestHead,
+        watch: &mut dyn FnMut(Step<'_>),
+    ) -> Result<Match, Refusal> {
+        let Self { route, captures } = self;
+        let identity = route.gate.check(head, captures, SystemTime::now());
+        watch(Step::Credential(identity.as_ref().map(Option::as_ref).map_err(|why| *why)));
+        let identity = identity?;
+
+        let protocol = choose_protocol(&route.settings, &head.protocols);
+        watch(Step::Protocol(protocol.as_ref().map(Option::as_deref).map_err(|why| *why)));
+        let protocol = protocol?;
+
+        let backend = route.settings.destination.of(captures).ok_or(Refusal::BackendNotListed);
+        watch(Step::Backend(backend.map(Arc::as_ref)));
+        let backend = Arc::clone(backend?);
+        let query = head.query.as_deref().and_then(|query| route.gate.without_tokens(query));
+        let (route, captures) = (Arc::clone(route), captures.clone());
+        Ok(Match { route, identity, query, protocol, backend, captures })
     }
 }
 

@@ -46,7 +46,7 @@ use crate::{
     config::Limit,
     credential::Identity,
     lifecycle::Lifecycle,
-    limit::{Clients, Memory, Place, TooMuch},
+    limit::{Clients, Memory, Place},
     metrics::Metrics,
     reason::{Ending, Refusal, Refused},
     route::{Match, Route, RouteTable},
@@ -150,16 +150,27 @@ impl SessionContext {
         watch: &mut dyn FnMut(Decision<'_>),
     ) -> Result<Admission, (Option<Arc<Route>>, Refused)> {
         let tables = self.tables.load();
-        let found = tables.routes.lookup_watched(head, &mut |step| watch(Decision::Route(step)));
+        let found = tables.routes.approach(head, &mut |step| watch(Decision::Route(step)));
         if self.lifecycle.is_draining() {
-            let route = found.map_or_else(|(route, _)| route, |found| Some(found.route));
+            let route =
+                found.map_or_else(|(route, _)| route, |found| Some(Arc::clone(found.route)));
             return Err((route, Refusal::Draining.into()));
         }
+        let found = found.map_err(|(route, why)| (route, why.into()))?;
+        let refused = |why: Refused| (Some(Arc::clone(found.route)), why);
+
+        // Before the credential: guesses count, and nobody has more signatures checked than this.
+        let wait = self.clients.request(head.client.ip(), Instant::now());
+        let rate = wait.map_err(|wait| Refused::for_time(Refusal::ClientSessionRate, wait));
+        watch(Decision::Rate(rate));
+        rate.map_err(refused)?;
+
+        let entered = found.enter(head, &mut |step| watch(Decision::Route(step)));
         let Match { route, identity, query, protocol, backend, captures } =
-            found.map_err(|(route, why)| (route, why.into()))?;
+            entered.map_err(|why| refused(why.into()))?;
         let room = self.reserve(&route, head.client.ip());
         watch(Decision::Room(room.as_ref().map(|_permits| ()).map_err(|refused| *refused)));
-        let permits = room.map_err(|refused| (Some(Arc::clone(&route)), refused))?;
+        let permits = room.map_err(refused)?;
 
         let facts = RequestFacts {
             client: head.client.ip(),
@@ -170,7 +181,7 @@ impl SessionContext {
         let backend = tables.backends.get(&backend.name).ok_or(Refusal::Internal);
         let pin = backend.and_then(|b| b.pick(&facts).ok_or(Refusal::BackendUnavailable));
         watch(Decision::Endpoint(pin.as_ref().map_err(|why| *why)));
-        let pin = pin.map_err(|why| (Some(Arc::clone(&route)), why.into()))?;
+        let pin = pin.map_err(|why| refused(why.into()))?;
         Ok(Admission { route, identity, query, protocol, captures, pin, permits })
     }
 
@@ -178,11 +189,7 @@ impl SessionContext {
     /// doing.
     fn reserve(&self, route: &Route, client: IpAddr) -> Result<Permits, Refused> {
         let settings = &route.settings;
-        let client =
-            self.clients.session(client, Instant::now()).map_err(|too_much| match too_much {
-                TooMuch::Sessions => Refusal::ClientSessions.into(),
-                TooMuch::Rate(wait) => Refused::for_time(Refusal::ClientSessionRate, wait),
-            })?;
+        let client = self.clients.session(client, Instant::now()).ok_or(Refusal::ClientSessions)?;
         if self.memory.is_short() {
             return Err(Refusal::MemoryShed.into());
         }

@@ -54,7 +54,7 @@ pub struct Asked {
 /// One decision.
 #[derive(Clone, Debug, Serialize)]
 pub struct ExplainedStep {
-    /// What is decided: `http`, `path`, `host`, `route`, `origin`, `credential`, `protocol`, `backend`,
+    /// What is decided: `http`, `path`, `host`, `route`, `origin`, `rate`, `credential`, `protocol`, `backend`,
     /// `limits` or `endpoint`.
     pub step: &'static str,
     /// Whether the request goes on.
@@ -182,7 +182,7 @@ impl Explanation {
     fn fit_routes(&mut self, table: &RouteTable, head: &RequestHead) {
         let mut place = (None, None, None);
         // Its result is in what is watched.
-        _ = table.lookup_watched(head, &mut |step| match step {
+        _ = table.approach(head, &mut |step| match step {
             Step::Path(path) => place.0 = path.ok().map(<[String]>::to_vec),
             Step::Host(host) => place.1 = host.ok().map(str::to_owned),
             Step::Route(route) => place.2 = route.ok().map(|route| route.settings.name.clone()),
@@ -202,6 +202,10 @@ impl Explanation {
     fn decided(&mut self, decision: &Decision<'_>, head: &RequestHead) {
         let (step, said) = match decision {
             Decision::Route(step) => route_step(*step, head),
+            Decision::Rate(rate) => {
+                let said = rate.map(|()| "its client does not ask too often".to_owned());
+                ("rate", said.map_err(|refused| because(refused.why).to_owned()))
+            }
             Decision::Room(room) => {
                 let said = room.map(|()| "there is room".to_owned());
                 ("limits", said.map_err(|refused| because(refused.why).to_owned()))
@@ -431,6 +435,7 @@ endpoints = [{ tcp = "nobody.test:1" }]
                 ("host", "other.org"),
                 ("route", "room"),
                 ("origin", "https://a.example.com may use the route"),
+                ("rate", "its client does not ask too often"),
                 ("credential", "the route asks for none"),
                 ("protocol", "none"),
                 ("backend", "b"),
@@ -529,12 +534,12 @@ endpoints = [{ tcp = "nobody.test:1" }]
             assert_eq!(said.refusal.as_ref().map(|r| r.status), status.map(Some), "{query}");
             assert_eq!(
                 said.refusal.as_ref().is_some(),
-                said.steps[4].step == "credential" && !said.steps[4].passed
+                said.steps[5].step == "credential" && !said.steps[5].passed
             );
             let shown = format!("{said:?}{}", serde_json::to_string(&said).unwrap());
             assert!(!shown.contains("sesame"), "{shown}");
             if let Some(session) = said.session {
-                assert_eq!(said.steps[4].says, "robots lets alice in");
+                assert_eq!(said.steps[5].says, "robots lets alice in");
                 assert!(session.preamble.contains(" alice /game/arena "), "{}", session.preamble);
             }
         }
@@ -583,7 +588,7 @@ endpoints = [{ tcp = "nobody.test:1" }]
                     prop_assert_eq!(&found.route.settings.name, &session.route);
                     prop_assert_eq!(&found.protocol, &session.protocol);
                     prop_assert_eq!(&found.captures, &session.captures);
-                    prop_assert_eq!(&explanation.steps[6].says, &found.backend.name);
+                    prop_assert_eq!(&explanation.steps[7].says, &found.backend.name);
                 }
                 // The one backend whose name nobody knows.
                 (Ok(found), None) => {

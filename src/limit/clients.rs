@@ -79,18 +79,29 @@ impl Clients {
         Some(self.place(address, |client| &mut client.connections))
     }
 
-    /// One session more, if there is room and it does not come too fast. A request that comes too fast or
-    /// finds no room does not count for the rate.
+    /// One request for a session more, if it does not come too fast. One that does is not counted.
     ///
     /// # Errors
-    /// Which of the limits keeps it out.
-    pub fn session(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<Place, TooMuch> {
-        let limits = self.limits.load();
-        if limits.sessions == Limit::Unlimited && limits.session_rate == Rate::Unlimited {
-            return Ok(Place { _taken: None });
+    /// How long until the next one fits.
+    pub fn request(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
+        let rate = self.limits.load().session_rate;
+        if rate == Rate::Unlimited {
+            return Ok(());
         }
-        self.with(ClientKey::of(address), now, |client| client.enter(&limits, now))?;
-        Ok(self.place(address, |client| &mut client.sessions))
+        self.with(ClientKey::of(address), now, |client| client.session_rate.take(rate, now))
+    }
+
+    /// One session more, if there is room.
+    pub fn session(self: &Arc<Self>, address: IpAddr, now: Instant) -> Option<Place> {
+        let most = self.limits.load().sessions;
+        if most == Limit::Unlimited {
+            return Some(Place { _taken: None });
+        }
+        let entered = |client: &mut Client| {
+            most.allows_one_more(client.sessions).then(|| client.sessions += 1)
+        };
+        self.with(ClientKey::of(address), now, entered)?;
+        Some(self.place(address, |client| &mut client.sessions))
     }
 
     fn place(self: &Arc<Self>, address: IpAddr, which: fn(&mut Client) -> &mut u64) -> Place {
@@ -140,15 +151,6 @@ impl Drop for Taken {
     }
 }
 
-/// Why a session may not begin.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum TooMuch {
-    /// The address has all the sessions that it may.
-    Sessions,
-    /// It asks too often; the next request fits after this time.
-    Rate(Duration),
-}
-
 /// What is known of one address.
 #[derive(Clone, Copy, Debug, Default)]
 struct Client {
@@ -158,15 +160,6 @@ struct Client {
 }
 
 impl Client {
-    fn enter(&mut self, limits: &PerClientLimits, now: Instant) -> Result<(), TooMuch> {
-        if !limits.sessions.allows_one_more(self.sessions) {
-            return Err(TooMuch::Sessions);
-        }
-        self.session_rate.take(limits.session_rate, now).map_err(TooMuch::Rate)?;
-        self.sessions += 1;
-        Ok(())
-    }
-
     fn is_away(&self) -> bool {
         self.connections == 0 && self.sessions == 0
     }
@@ -262,29 +255,26 @@ mod tests {
         let (clients, now) = (clients(1, 2, Rate::Unlimited), Instant::now());
         let first = clients.session(A, now).unwrap();
         let _second = clients.session(A, now).unwrap();
-        assert_eq!(clients.session(A, now).unwrap_err(), TooMuch::Sessions);
-        assert!(clients.session(B, now).is_ok());
+        assert!(clients.session(A, now).is_none());
+        assert!(clients.session(B, now).is_some());
         assert!(clients.connection(A).is_some(), "connections are counted apart");
         drop(first);
-        assert!(clients.session(A, now).is_ok());
+        assert!(clients.session(A, now).is_some());
     }
 
     #[test]
-    fn the_rate_counts_what_begins_and_tells_when_the_next_may() {
+    fn the_rate_counts_requests_and_tells_when_the_next_may_come() {
         let (clients, now) = (clients(1, 2, Rate::per_second(4)), Instant::now());
-        let (_first, _second) =
-            (clients.session(A, now).unwrap(), clients.session(A, now).unwrap());
-        for _ in 0..10 {
-            assert_eq!(clients.session(A, now).unwrap_err(), TooMuch::Sessions);
-        }
-        drop((_first, _second));
-        for _ in 0..2 {
-            drop(clients.session(A, now).unwrap());
+        for _ in 0..4 {
+            assert_eq!(clients.request(A, now), Ok(()));
         }
         let quarter = Duration::from_millis(250);
-        assert_eq!(clients.session(A, now).unwrap_err(), TooMuch::Rate(quarter));
-        assert!(clients.session(B, now).is_ok());
-        assert!(clients.session(A, now + quarter).is_ok());
+        for _ in 0..10 {
+            assert_eq!(clients.request(A, now), Err(quarter), "what is refused is not counted");
+        }
+        assert!(clients.session(A, now).is_some(), "sessions are counted apart");
+        assert_eq!(clients.request(B, now), Ok(()));
+        assert_eq!(clients.request(A, now + quarter), Ok(()));
     }
 
     #[test]
@@ -296,9 +286,9 @@ mod tests {
         assert_eq!(remembered(&clients), 0);
 
         // Its bucket is not full, so it is remembered; and it is the same address.
-        drop(clients.session(A, now).unwrap());
+        clients.request(A, now).unwrap();
         assert_eq!(remembered(&clients), 1);
-        assert!(clients.session(A, now).is_err());
+        assert!(clients.request(A, now).is_err());
         drop(clients.connection(A).unwrap());
         assert_eq!(remembered(&clients), 1, "another way in loses nothing");
     }
@@ -309,7 +299,7 @@ mod tests {
         let held = [clients.session(A, now).unwrap(), clients.session(A, now).unwrap()];
         let fewer = PerClientLimits { sessions: Limit::AtMost(2), ..PerClientLimits::default() };
         clients.change(fewer.clone());
-        assert_eq!(clients.session(A, now).unwrap_err(), TooMuch::Sessions);
+        assert!(clients.session(A, now).is_none());
 
         // While nothing is limited nobody counts; whose place was counted gives it back all the same.
         let limits = PerClientLimits {
@@ -322,7 +312,7 @@ mod tests {
         drop(held);
         clients.change(fewer);
         let _two = [clients.session(A, now).unwrap(), clients.session(A, now).unwrap()];
-        assert!(clients.session(A, now).is_err());
+        assert!(clients.session(A, now).is_none());
     }
 
     #[test]
@@ -340,7 +330,8 @@ mod tests {
             session_rate: Rate::Unlimited,
         };
         let clients = Arc::new(Clients::new(limits, Metrics::new().clients()));
-        let _held = (clients.connection(A), clients.session(A, Instant::now()));
+        let now = Instant::now();
+        let _held = (clients.connection(A), clients.session(A, now), clients.request(A, now));
         assert_eq!(remembered(&clients), 0);
     }
 
@@ -356,8 +347,7 @@ mod tests {
         for i in 0..200_000 {
             // A hundred a second, each of whose buckets is full again after 10 ms.
             let now = begun + Duration::from_millis(10 * i);
-            drop(clients.session(network(1000 + i), now).unwrap());
-            // The other half of what `drop` saw is the real clock, which is not this far.
+            clients.request(network(1000 + i), now).unwrap();
         }
         let most = 2 * 1000 + SHARDS * LEAST_SWEPT;
         assert!(remembered(&clients) <= most, "{}", remembered(&clients));
@@ -370,16 +360,17 @@ mod tests {
         let slow = Rate::AtMost { events: 1, per: Duration::from_secs(3600) };
         let (clients, now) = (clients(9, 9, slow), Instant::now());
         let _stays = clients.session(A, now).unwrap();
+        clients.request(A, now).unwrap();
         let mut most = 0;
         for i in 0..400_000 {
-            drop(clients.session(network(i), now).unwrap());
+            clients.request(network(i), now).unwrap();
             if i % 1000 == 0 {
                 most = most.max(remembered(&clients));
             }
         }
         assert!(most > 65_536, "{most} are not yet too many");
         assert!(most <= 2 * 65_536 + SHARDS * LEAST_SWEPT, "{most}");
-        assert!(clients.session(A, now).is_err(), "who is there is never forgotten");
+        assert!(clients.request(A, now).is_err(), "who is there is never forgotten");
     }
 
     #[test]

@@ -305,7 +305,7 @@ fn each_decision_is_told_up_to_the_last() {
         (path("/a//b"), 1),
     ] {
         let mut steps = Vec::new();
-        let watched = table.lookup_watched(&head, &mut |step| {
+        let mut watch = |step: Step<'_>| {
             let (name, is_passed) = match step {
                 Step::Path(path) => ("path", path.is_ok()),
                 Step::Host(host) => ("host", host.is_ok()),
@@ -316,7 +316,9 @@ fn each_decision_is_told_up_to_the_last() {
                 Step::Backend(backend) => ("backend", backend.is_ok()),
             };
             steps.push((name, is_passed));
-        });
+        };
+        let approach = table.approach(&head, &mut watch).map_err(|(_, why)| why);
+        let watched = approach.and_then(|approach| approach.enter(&head, &mut watch));
         let names: Vec<_> = steps.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, all[..told], "{head:?}");
         let (last, others) = steps.split_last().unwrap();

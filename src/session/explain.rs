@@ -15,6 +15,8 @@ use crate::{
 pub enum Decision<'a> {
     /// Which route has it, and whether that route takes it.
     Route(Step<'a>),
+    /// Whether its client asks too often.
+    Rate(Result<(), Refused>),
     /// Whether the limits leave room for it.
     Room(Result<(), Refused>),
     /// Where it goes.

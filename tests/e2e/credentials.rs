@@ -153,6 +153,30 @@ async fn the_subject_is_told_and_the_token_is_not() {
     gateway.shut_down().await;
 }
 
+/// Guesses count for the rate of their client's address, so a right one that comes after too many is not even
+/// looked at.
+#[tokio::test]
+async fn a_client_that_guesses_too_often_is_turned_away_before_its_token_is_looked_at() {
+    let dir = Dir::new("guesses");
+    let file = dir.write("robots.tokens", line("alice", ALICE));
+    let setup = Setup::new()
+        .route_with("/x", Some(echo_tcp().await), None, "credentials = [\"robots\"]")
+        .tables(&format!("[credential.robots]\ntokens = {file:?}"))
+        .tables("[limits.per_client]\nsession_rate = \"3/h\"");
+    let gateway = setup.start().await;
+    for guess in ["first", "second", "third"] {
+        let refused = gateway.refusal("/x", &bearer(guess)).await;
+        assert_eq!(refused, (401, "credential_invalid".to_owned()));
+    }
+    for token in ["fourth", ALICE] {
+        let refused = gateway.refusal("/x", &bearer(token)).await;
+        assert_eq!(refused, (429, "client_session_rate".to_owned()), "{token}");
+    }
+    let labels = [("route", "x"), ("reason", "client_session_rate")];
+    gateway.metric_reaches("tidegate_session_rejects_total", &labels, 2.0).await;
+    gateway.shut_down().await;
+}
+
 /// Who may not come from there learns nothing of what else is asked.
 #[tokio::test]
 async fn the_origin_is_decided_before_the_credential_and_the_protocol_after_it() {
