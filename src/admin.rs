@@ -10,6 +10,7 @@
 
 mod access;
 mod backends;
+mod certificates;
 pub mod client;
 mod http;
 mod query;
@@ -27,6 +28,7 @@ use self::{
     token::Token,
 };
 pub use self::{
+    certificates::{CertificateHash, CertificateHashes},
     http::{Answer, Asker, Change, Get, HttpListener, HttpServer, Pages, Verb},
     settings::{LogFilter, ReloadReport},
 };
@@ -45,6 +47,9 @@ pub trait Watched: Send + Sync + 'static {
 
     /// The sessions that live.
     fn sessions(&self) -> &Registry;
+
+    /// The hashes of the certificates in use, and of those that will come in their place.
+    fn certificates(&self) -> Vec<CertificateHashes>;
 
     /// The configuration in use, with every default and without secrets.
     fn config(&self) -> String;
@@ -116,6 +121,7 @@ impl<W: Watched> Pages for View<W> {
             "/healthz" => Answer::json(&self.health()),
             path => backends::get(path, &self.watched.backends())
                 .or_else(|| sessions::get(get, self.watched.sessions()))
+                .or_else(|| certificates::get(path, || self.watched.certificates()))
                 .or_else(|| settings::get(path, || self.watched.config(), self.watched.log()))
                 .unwrap_or_else(Answer::not_found),
         }
@@ -164,6 +170,7 @@ tidegate admin
 /livez            200 while the process runs
 /readyz           200 while new clients are welcome, else 503; ?verbose lists the checks
 /healthz          summary in JSON, always 200
+/certificate-hashes  hashes of certificates in JSON, for pages: those in use and those to come
 /api/backends     backends, endpoints and their addresses in JSON
 /api/sessions     sessions in JSON; ?route=, backend=, endpoint=, subject=, client=, limit=, after=
 /api/sessions/ID  one session in full
@@ -267,6 +274,15 @@ mod tests {
             &self.sessions
         }
 
+        fn certificates(&self) -> Vec<CertificateHashes> {
+            vec![CertificateHashes {
+                listener: "edge".to_owned(),
+                self_signed: true,
+                current: CertificateHash::new(&[0; 32], 10, 20),
+                next: Some(CertificateHash::new(&[255; 32], 15, 25)),
+            }]
+        }
+
         fn config(&self) -> String {
             "version = 1\n".to_owned()
         }
@@ -331,6 +347,31 @@ mod tests {
             let (head, body) = answer.split_once("\r\n\r\n").unwrap();
             let status = head.split(' ').nth(1).unwrap().parse().unwrap();
             (status, head.to_owned(), body.to_owned())
+        }
+    }
+
+    /// A page that is served elsewhere has to know them before it can connect here.
+    #[tokio::test]
+    async fn every_page_may_read_the_hashes_of_certificates_and_nothing_else() {
+        let admin = admin();
+        let elsewhere = "origin: https://play.example.com\r\n";
+        let (status, head, body) = admin.ask("GET /certificate-hashes", elsewhere).await;
+        let (zeros, ones) = (format!("{}=", "A".repeat(43)), format!("{}8=", "/".repeat(42)));
+        let wanted = serde_json::json!({ "certificates": [{
+            "listener": "edge", "self_signed": true,
+            "current": { "algorithm": "sha-256", "hex": "00".repeat(32), "base64": zeros,
+                "not_before": 10, "not_after": 20 },
+            "next": { "algorithm": "sha-256", "hex": "ff".repeat(32), "base64": ones,
+                "not_before": 15, "not_after": 25 },
+        }] });
+        let told: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((status, told), (200, wanted));
+        assert!(head.contains("access-control-allow-origin: *\r\n"), "{head}");
+        assert!(head.contains("cache-control: no-store\r\n"), "{head}");
+
+        for path in ["/", "/metrics", "/healthz", "/api/backends", "/api/sessions", "/api/config"] {
+            let (_, head, _) = admin.ask(&format!("GET {path}"), elsewhere).await;
+            assert!(!head.contains("access-control"), "{path}: {head}");
         }
     }
 

@@ -269,6 +269,14 @@ impl Answer {
         self
     }
 
+    /// Lets pages of every origin read it. For what everybody may know.
+    #[must_use]
+    pub fn for_every_page(mut self) -> Self {
+        let every = HeaderValue::from_static("*");
+        self.extra = Some((header::ACCESS_CONTROL_ALLOW_ORIGIN, every));
+        self
+    }
+
     /// 403 with the reason in plain text.
     pub fn forbidden(body: impl Into<Bytes>) -> Self {
         Self { status: StatusCode::FORBIDDEN, ..Self::text(body) }

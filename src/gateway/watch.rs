@@ -6,9 +6,9 @@ use futures_util::future::BoxFuture;
 
 use super::{Live, ReloadError, Reloaded};
 use crate::{
-    admin::{LogFilter, ReloadReport, Watched},
+    admin::{CertificateHash, CertificateHashes, LogFilter, ReloadReport, Watched},
     backend::Backends,
-    edge::Sampler,
+    edge::{CertificateInfo, Sampler},
     session::registry::Registry,
 };
 
@@ -41,6 +41,10 @@ impl Watched for Watch {
         self.live.context.sessions()
     }
 
+    fn certificates(&self) -> Vec<CertificateHashes> {
+        self.live.certificates().into_iter().map(hashes).collect()
+    }
+
     fn config(&self) -> String {
         self.live.config().effective()
     }
@@ -60,5 +64,16 @@ impl Watched for Watch {
 
     fn log(&self) -> Option<&dyn LogFilter> {
         self.log.as_deref()
+    }
+}
+
+fn hashes(info: CertificateInfo) -> CertificateHashes {
+    let next =
+        info.next.map(|next| CertificateHash::new(&next.sha256, next.not_before, next.not_after));
+    CertificateHashes {
+        listener: info.listener,
+        self_signed: info.self_signed,
+        current: CertificateHash::new(&info.sha256, info.not_before, info.not_after),
+        next,
     }
 }

@@ -1,7 +1,10 @@
 //! What an operator sees of sessions and does to them, through the admin listener of a whole gateway.
 
+use std::time::{Duration, SystemTime};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::Value;
-use tidegate::client::{Closed, RequestOptions, Session};
+use tidegate::client::{self, Closed, RequestOptions, Session, Trust};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -264,7 +267,7 @@ async fn a_long_list_is_bounded_and_holds_up_no_stream() {
     };
     let (mut send, mut recv) = soon(all[0].open_bidi()).await.unwrap();
     let echoing = async {
-        let mut slowest = std::time::Duration::ZERO;
+        let mut slowest = Duration::ZERO;
         for _ in 0..200 {
             let asked = tokio::time::Instant::now();
             send.write(b"x").await.unwrap();
@@ -274,7 +277,39 @@ async fn a_long_list_is_bounded_and_holds_up_no_stream() {
         slowest
     };
     let ((), slowest) = tokio::join!(listing, echoing);
-    assert!(slowest < std::time::Duration::from_secs(5), "a stream waited {slowest:?}");
+    assert!(slowest < Duration::from_secs(5), "a stream waited {slowest:?}");
     assert_eq!(post(&gateway, "/api/sessions/end?route=game").await["ended"], SESSIONS as u64);
     gateway.session_ends("ended_by_operator", SESSIONS as f64).await;
+}
+
+/// A page that lists the hash in use and the next one gets in until it has long had time to ask again.
+#[tokio::test]
+async fn the_next_certificate_has_the_hash_that_was_told_before() {
+    let gateway = two_routes().await;
+    let told = async || {
+        let all = get(&gateway, "/certificate-hashes").await;
+        let [one] = &all["certificates"].as_array().unwrap()[..] else { panic!("{all}") };
+        assert_eq!((&one["listener"], &one["self_signed"]), (&"edge".into(), &true.into()));
+        one.clone()
+    };
+    let decoded = |hash: &Value| -> [u8; 32] {
+        let bytes = STANDARD.decode(hash["base64"].as_str().unwrap()).unwrap();
+        bytes.try_into().unwrap()
+    };
+    let before = told().await;
+    let listed = [&before["current"], &before["next"]].map(decoded);
+    assert_eq!(listed[0], gateway.hash());
+    let options = client::Options::new(Trust::Hashes(listed.to_vec()));
+    let page = gateway.endpoint_with(&options);
+    soon(page.connect(gateway.address(), "localhost")).await.unwrap();
+
+    let twelve_days = Duration::from_secs(12 * 24 * 60 * 60);
+    gateway.running().live().renew_certificates(SystemTime::now() + twelve_days);
+
+    let after = told().await;
+    assert_eq!(after["current"], before["next"]);
+    assert_ne!(after["next"], before["next"]);
+    assert_eq!(listed[1], gateway.hash());
+    soon(page.connect(gateway.address(), "localhost")).await.unwrap();
+    gateway.shut_down().await;
 }
