@@ -19,12 +19,16 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Takes one if there is one.
+    /// Takes one if there is one. Who is refused owes no more than a whole bucket, so what is owed beyond that
+    /// is from when the rate was a slower one, and is let off.
     ///
     /// # Errors
     /// How long until there is one. Nothing was taken.
     pub fn take(&mut self, rate: Rate, now: Instant) -> Result<(), Duration> {
         let mut after = *self;
+        if let Rate::AtMost { per, .. } = rate {
+            after.full_at = now.checked_add(after.owed(now).min(per));
+        }
         match after.book(rate, now) {
             Duration::ZERO => {
                 *self = after;

@@ -315,6 +315,23 @@ mod tests {
         assert!(clients.session(A, now).is_none());
     }
 
+    /// Ten an hour are used up; then a hundred a second are allowed.
+    #[test]
+    fn who_waits_for_a_slow_rate_need_not_wait_once_there_is_a_faster_one() {
+        let slow = Rate::AtMost { events: 10, per: Duration::from_secs(3600) };
+        let (clients, now) = (clients(9, 9, slow), Instant::now());
+        for _ in 0..10 {
+            clients.request(A, now).unwrap();
+        }
+        assert_eq!(clients.request(A, now), Err(Duration::from_secs(360)));
+        let fast =
+            PerClientLimits { session_rate: Rate::per_second(100), ..PerClientLimits::default() };
+        clients.change(fast);
+        let hundredth = Duration::from_millis(10);
+        assert_eq!(clients.request(A, now), Err(hundredth));
+        assert_eq!(clients.request(A, now + hundredth), Ok(()));
+    }
+
     #[test]
     fn looking_and_being_refused_leaves_nothing_behind() {
         let clients = clients(9, 9, Rate::per_second(1));
