@@ -114,7 +114,8 @@ impl Gateway {
         let clients = Arc::new(clients);
         let memory = Arc::new(Memory::new(config.limits.memory, metrics.memory()));
         // Before anybody is let in.
-        memory.look(&mut Linux, &mut None);
+        let mut system = Linux::default();
+        memory.look(&mut system, &mut None);
         let context = SessionContext::new(
             tables,
             sessions,
@@ -151,7 +152,7 @@ impl Gateway {
             turn: Mutex::default(),
         });
         control.spawn(certificates::look_after(Arc::clone(&live), control.clone()));
-        control.spawn(watch(memory, control.clone()));
+        control.spawn(watch(memory, system, control.clone()));
         let admin = admin.map(|admin| {
             let watch = Watch { sampler: workers.sampler(), live: Arc::clone(&live), log, reload };
             admin.run(lifecycle.clone(), metrics.clone(), watch)
@@ -201,9 +202,9 @@ async fn serve(accepted: Accepted, services: Services, context: Arc<SessionConte
 }
 
 /// Watches the memory until the control side ends.
-async fn watch(memory: Arc<Memory>, control: Lifecycle) {
+async fn watch(memory: Arc<Memory>, system: Linux, control: Lifecycle) {
     tokio::select! {
-        () = memory.watch(Linux) => {}
+        () = memory.watch(system) => {}
         () = control.killed() => {}
     }
 }

@@ -7,6 +7,7 @@
 mod system;
 
 use std::{
+    fs::File,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -51,12 +52,18 @@ pub trait System: Send + 'static {
 }
 
 /// The system itself.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Linux;
+#[derive(Debug, Default)]
+pub struct Linux {
+    /// Kept open: a process that has run out of descriptors is the last that should not know what it holds.
+    statm: Option<File>,
+}
 
 impl System for Linux {
     fn resident(&mut self) -> Option<u64> {
-        system::resident()
+        if self.statm.is_none() {
+            self.statm = system::open_statm();
+        }
+        system::resident(self.statm.as_ref()?)
     }
 
     fn give_back(&mut self) {
@@ -98,8 +105,7 @@ impl Memory {
 
     /// Looks once, and asks the allocator for what it does not use before anybody is turned away for it.
     pub fn look(&self, system: &mut impl System, gave_back: &mut Option<Instant>) {
-        // Without a number there is nothing to go by.
-        let Some(mut resident) = system.resident() else { return };
+        let Some(mut resident) = system.resident() else { return self.cannot_see() };
         let now = Instant::now();
         let is_due = gave_back.is_none_or(|last| now - last >= GIVE_BACK_INTERVAL);
         if is_due && self.sheds(resident) {
@@ -107,15 +113,22 @@ impl Memory {
             *gave_back = Some(now);
             resident = system.resident().unwrap_or(resident);
         }
-        self.decide(resident);
+        self.decide(Some(resident));
+    }
+
+    /// Without a number there is nothing to go by, unless none is wanted.
+    fn cannot_see(&self) {
+        if self.limit.load(Relaxed) == NO_LIMIT {
+            self.decide(None);
+        }
     }
 
     fn sheds(&self, resident: u64) -> bool {
         sheds(self.limit.load(Relaxed), resident, self.is_short())
     }
 
-    fn decide(&self, resident: u64) {
-        let is_short = self.sheds(resident);
+    fn decide(&self, resident: Option<u64>) {
+        let is_short = resident.is_some_and(|resident| self.sheds(resident));
         let was_short = self.is_short.swap(is_short, Relaxed);
         self.metrics.looked(resident, is_short);
         if is_short == was_short {
@@ -171,6 +184,17 @@ mod tests {
             self.asked += 1;
             self.kept = 0;
         }
+    }
+
+    /// Says nothing, as where there is no /proc.
+    struct Mute;
+
+    impl System for Mute {
+        fn resident(&mut self) -> Option<u64> {
+            None
+        }
+
+        fn give_back(&mut self) {}
     }
 
     fn memory(bytes: u64) -> (Memory, Metrics) {
@@ -261,15 +285,28 @@ mod tests {
         assert!(metrics.render().contains("tidegate_memory_limit_bytes inf"));
     }
 
+    /// The look that found memory short was the last that could be had.
+    #[test]
+    fn who_cannot_be_asked_any_more_changes_nothing_but_no_limit_is_no_limit() {
+        let (memory, _) = memory(1_000);
+        memory.look(&mut Fake { used: 1_000, ..Fake::default() }, &mut None);
+        memory.look(&mut Mute, &mut None);
+        assert!(memory.is_short());
+        memory.set_limit(MemoryLimit::Unlimited);
+        memory.look(&mut Mute, &mut None);
+        assert!(!memory.is_short());
+    }
+
     /// The numbers are those of this very process.
     #[test]
     fn the_system_says_what_this_process_holds() {
-        let before = Linux.resident().unwrap();
+        let mut linux = Linux::default();
+        let before = linux.resident().unwrap();
         let much = vec![1_u8; 64 << 20];
-        let after = Linux.resident().unwrap();
+        let after = linux.resident().unwrap();
         assert!(after >= before + (32 << 20), "{before} and {after}");
         drop(much);
-        Linux.give_back();
+        linux.give_back();
         assert!(system::available().unwrap() > 64 << 20);
     }
 }

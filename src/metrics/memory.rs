@@ -39,9 +39,11 @@ impl MemoryMetrics {
         self.limit.set(bytes.map_or(f64::INFINITY, |bytes| bytes as f64));
     }
 
-    /// Says what was seen.
-    pub fn looked(&self, resident: u64, is_short: bool) {
-        self.resident.set(i64::try_from(resident).unwrap_or(i64::MAX));
+    /// Says what was seen, if anything was, and what follows from it.
+    pub fn looked(&self, resident: Option<u64>, is_short: bool) {
+        if let Some(resident) = resident {
+            self.resident.set(i64::try_from(resident).unwrap_or(i64::MAX));
+        }
         self.is_short.set(i64::from(is_short));
     }
 }

@@ -2,12 +2,24 @@
 
 #![allow(unsafe_code, reason = "sysconf and malloc_trim have no safe wrapper")]
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::Path,
+};
 
-/// Bytes of memory that this process holds, with the pages of its program.
-pub(super) fn resident() -> Option<u64> {
-    let statm = fs::read_to_string("/proc/self/statm").ok()?;
-    Some(resident_pages(&statm)? * page_bytes())
+/// Where the system says it. `None`: there is no such file, or no descriptor for it.
+pub(super) fn open_statm() -> Option<File> {
+    File::open("/proc/self/statm").ok()
+}
+
+/// Bytes of memory that this process holds now, with the pages of its program.
+pub(super) fn resident(statm: &File) -> Option<u64> {
+    // Seven numbers of at most 20 digits. Each read from the beginning sees new ones.
+    let mut text = [0; 7 * 21];
+    let bytes = statm.read_at(&mut text, 0).ok()?;
+    let text = str::from_utf8(text.get(..bytes)?).ok()?;
+    Some(resident_pages(text)? * page_bytes())
 }
 
 /// The second number (proc_pid_statm(5)).
