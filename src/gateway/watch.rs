@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 
 use super::{Live, ReloadError, Reloaded};
 use crate::{
@@ -49,9 +50,23 @@ impl Watched for Watch {
         self.live.config().effective()
     }
 
+    /// On a task of its own: whoever asked may go away. Files count as read from when they are looked at, so a
+    /// reload that was given up half-way would leave nothing for [`super::Files::changed`] to find.
     async fn reload(&self) -> Option<Result<ReloadReport, Vec<String>>> {
-        let reloaded = self.reload.as_ref()?.reload(Arc::clone(&self.live)).await;
-        Some(match reloaded {
+        let reloading = self.reload.as_ref()?.reload(Arc::clone(&self.live));
+        let (tell, told) = oneshot::channel();
+        let lifecycle = self.live.lifecycle.clone();
+        self.live.lifecycle.spawn(async move {
+            let reloaded = tokio::select! {
+                biased;
+                () = lifecycle.draining() => Err(ReloadError::Stopping),
+                reloaded = reloading => reloaded,
+            };
+            // An error says that nobody waits for it any more.
+            _ = tell.send(reloaded);
+        });
+        // Nothing comes where it has panicked.
+        Some(match told.await.unwrap_or(Err(ReloadError::Stopping)) {
             Ok(Reloaded { certificates, changed, waiting, ended }) => Ok(ReloadReport {
                 changed: changed.iter().map(ToString::to_string).collect(),
                 waiting: waiting.iter().map(ToString::to_string).collect(),

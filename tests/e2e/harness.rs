@@ -15,7 +15,7 @@ use tidegate::{
     backend::{Resolve, SystemResolver},
     client::{self, RequestOptions, Trust},
     config::{Config, Problems},
-    gateway::{Drained, Gateway, Running},
+    gateway::{Drained, Gateway, Reload, Running},
     metrics::Metrics,
 };
 use tokio::{
@@ -152,8 +152,22 @@ impl Setup {
 
     /// Starts it with another source of addresses for names.
     pub(crate) async fn start_with(self, resolver: Arc<dyn Resolve>) -> TestGateway {
+        self.start_changed(resolver, |gateway| gateway).await
+    }
+
+    /// Starts it with what an operator has read the configuration again.
+    pub(crate) async fn start_reloading(self, reload: Arc<dyn Reload>) -> TestGateway {
+        self.start_changed(Arc::new(SystemResolver), |gateway| gateway.with_reload(reload)).await
+    }
+
+    async fn start_changed(
+        self,
+        resolver: Arc<dyn Resolve>,
+        change: impl FnOnce(Gateway) -> Gateway,
+    ) -> TestGateway {
         let config = self.read().unwrap_or_else(|problems| panic!("{problems}\n{}", self.toml()));
-        let running = Gateway::bind_with(config, resolver).await.unwrap().start().unwrap();
+        let bound = Gateway::bind_with(config, resolver).await.unwrap();
+        let running = change(bound).start().unwrap();
         soon(running.lifecycle().started()).await;
         let books = Books(running.metrics().clone());
         TestGateway { running, endpoints: Mutex::default(), books }

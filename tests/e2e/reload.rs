@@ -6,10 +6,16 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use tidegate::{
-    client::{self, Closed, RequestOptions, Session, Trust},
+    client::{self, Closed, Refused, RequestOptions, Session, Trust},
     config, edge,
-    gateway::{ReloadError, Reloaded},
+    gateway::{Live, Reload, ReloadError, Reloaded},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::Notify,
 };
 
 use crate::harness::{
@@ -334,6 +340,36 @@ async fn limits_are_those_of_the_last_file_and_count_who_is_there() {
     gateway.shut_down().await;
 }
 
+/// What this very process holds is more than a mebibyte. It is looked at each second.
+#[tokio::test]
+async fn a_limit_of_memory_that_is_passed_already_lets_nobody_in_and_cuts_nobody() {
+    let setup = setup().await;
+    let gateway = setup.clone().start().await;
+    let (connection, url) = (gateway.connect().await, gateway.url("/echo"));
+    let ask = async || soon(connection.open_session(&url, &RequestOptions::default())).await;
+    let session = ask().await.unwrap();
+
+    let little = setup.clone().tables("[limits]\nmemory = \"1MiB\"");
+    reload(&gateway, &little).await.unwrap();
+    gateway.metric_reaches("tidegate_memory_short", &[], 1.0).await;
+    match ask().await.unwrap_err() {
+        Refused::Status { status, reason, headers } => {
+            assert_eq!((status.as_u16(), reason.as_deref()), (503, Some("memory_shed")));
+            assert!(headers.contains_key("retry-after"), "it is told when to come again");
+        }
+        other => panic!("no refusal: {other}"),
+    }
+    let labels = [("reason", "memory_shed"), ("route", "echo")];
+    gateway.metric_reaches("tidegate_session_rejects_total", &labels, 1.0).await;
+    echoes(&session).await;
+
+    let enough = setup.clone().tables("[limits]\nmemory = \"unlimited\"");
+    reload(&gateway, &enough).await.unwrap();
+    gateway.metric_reaches("tidegate_memory_short", &[], 0.0).await;
+    echoes(&ask().await.unwrap()).await;
+    gateway.shut_down().await;
+}
+
 /// Those that come at once are done one after the other, and the last that reads is the last that counts.
 #[tokio::test]
 async fn reloads_that_overlap_take_turns() {
@@ -359,6 +395,69 @@ async fn reloads_that_overlap_take_turns() {
     let last = changes.last().unwrap()[0].to_string();
     assert_eq!(last, "limits.sessions: 49 -> 50");
     reloads(&gateway, "reloaded", 50.0).await;
+    gateway.shut_down().await;
+}
+
+/// Reads when it is let, and tells when it begins and what became of it.
+#[derive(Debug, Default)]
+struct Slow {
+    setup: Mutex<Option<Setup>>,
+    begun: Notify,
+    go_on: Arc<Notify>,
+}
+
+impl Reload for Slow {
+    fn reload(&self, live: Arc<Live>) -> BoxFuture<'static, Result<Reloaded, ReloadError>> {
+        let setup = self.setup.lock().unwrap().take().expect("asked once");
+        let go_on = Arc::clone(&self.go_on);
+        self.begun.notify_one();
+        async move {
+            go_on.notified().await;
+            live.reload(move || setup.read()).await
+        }
+        .boxed()
+    }
+}
+
+/// The files count as read from when they are looked at: were the reload given up then, whoever watches them
+/// would never take what they say.
+#[tokio::test]
+async fn a_reload_goes_on_though_whoever_asked_for_it_goes_away() {
+    let setup = setup().await;
+    let slow = Arc::new(Slow::default());
+    *slow.setup.lock().unwrap() = Some(setup.clone().tables("[limits]\nsessions = 7"));
+    let gateway = setup.start_reloading(Arc::clone(&slow) as _).await;
+
+    let admin = gateway.running().admin_address().unwrap();
+    let mut asker = soon(TcpStream::connect(admin)).await.unwrap();
+    let request = format!("POST /api/reload HTTP/1.1\r\nhost: {admin}\r\n\r\n");
+    soon(asker.write_all(request.as_bytes())).await.unwrap();
+    soon(slow.begun.notified()).await;
+    drop(asker);
+    // Whoever asks next is answered after the gateway has seen that this one has gone.
+    let mut other = soon(TcpStream::connect(admin)).await.unwrap();
+    let request = format!("GET /livez HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
+    soon(other.write_all(request.as_bytes())).await.unwrap();
+    soon(other.read_to_string(&mut String::new())).await.unwrap();
+    slow.go_on.notify_one();
+
+    reloads(&gateway, "reloaded", 1.0).await;
+    assert_eq!(gateway.running().live().config().limits.sessions, config::Limit::AtMost(7));
+    gateway.shut_down().await;
+}
+
+/// What it waits for may never come.
+#[tokio::test]
+async fn a_reload_under_way_holds_up_no_drain() {
+    let setup = setup().await;
+    let slow = Arc::new(Slow::default());
+    *slow.setup.lock().unwrap() = Some(setup.clone());
+    let gateway = setup.start_reloading(Arc::clone(&slow) as _).await;
+    let admin = gateway.running().admin_address().unwrap();
+    let mut asker = soon(TcpStream::connect(admin)).await.unwrap();
+    let request = format!("POST /api/reload HTTP/1.1\r\nhost: {admin}\r\n\r\n");
+    soon(asker.write_all(request.as_bytes())).await.unwrap();
+    soon(slow.begun.notified()).await;
     gateway.shut_down().await;
 }
 
