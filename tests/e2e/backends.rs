@@ -118,7 +118,7 @@ async fn who_serves(gateway: &TestGateway, sessions: usize) -> BTreeSet<u8> {
 async fn admin(gateway: &TestGateway, request: &str) -> (String, String) {
     let address = gateway.running().admin_address().unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("{request} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    let request = format!("{request} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     soon(stream.read_to_string(&mut answer)).await.unwrap();
