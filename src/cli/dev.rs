@@ -11,18 +11,20 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::Path,
     process::ExitCode,
+    sync::Arc,
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::{Args, ValueEnum};
 use tidegate::{
     admin::HttpListener,
     config::Config,
-    gateway::{Gateway, Running, StartError},
+    edge::CertificateInfo,
+    gateway::{Gateway, Live, Running, StartError},
     lifecycle::Lifecycle,
 };
 use tracing::warn;
 
-use self::playground::Settings;
 use super::{Failure, LogOptions, announce::Facts, descriptors, logging, serve};
 
 #[derive(Args, Debug)]
@@ -94,7 +96,8 @@ impl Dev {
 
         let mut facts = Facts::of(&running, Some(ROUTES[0].path));
         facts.playground = Some(page_url(page.address()));
-        let page = playground::serve(page, &Settings::new(&facts, &ROUTES));
+        let live = Arc::clone(running.live());
+        let page = playground::serve(page, facts.clone(), &ROUTES, move || hashes(&live));
         let announce = |_: &_| match self.print {
             Print::Json => super::print(&facts.json()),
             Print::Text => super::print(&welcome(&facts, &backends)),
@@ -255,6 +258,17 @@ impl Backends {
     }
 }
 
+/// The hashes, in base64, of the certificate that is shown now and of the one after it.
+fn hashes(live: &Live) -> Vec<String> {
+    let of_each = |used: CertificateInfo| [Some(used.sha256), used.next.map(|next| next.sha256)];
+    live.certificates()
+        .into_iter()
+        .flat_map(of_each)
+        .flatten()
+        .map(|h| STANDARD.encode(h))
+        .collect()
+}
+
 /// `localhost` where it leads there: to browsers that is a secure context without a certificate, like
 /// 127.0.0.1, and is what people type.
 fn page_url(bound: SocketAddr) -> String {
@@ -309,7 +323,10 @@ Ctrl-C drains and stops; a second one stops at once.
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use std::{
+        io,
+        time::{Duration, SystemTime},
+    };
 
     use clap::Parser;
 
@@ -346,6 +363,28 @@ mod tests {
     fn the_certificate_is_for_localhost_and_the_addresses_listened_on() {
         let names = dev(&["--listen", "0.0.0.0:1", "--listen", "192.0.2.7:1"]).certificate_names();
         assert_eq!(names, ["localhost", "127.0.0.1", "::1", "192.0.2.7"]);
+    }
+
+    /// A page that was loaded before a certificate was renewed gets in, and one that is loaded then knows more.
+    #[tokio::test]
+    async fn the_playground_knows_the_next_certificate_before_it_is_shown() {
+        let dev = dev(&["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        let echo = || Backend { address: "127.0.0.1:7".into(), kind: "echo" };
+        let text = dev.config(&Backends { tcp: echo(), udp: echo() });
+        let config = Config::parse(&text, "dev", Path::new(".")).unwrap();
+        let running = Gateway::bind(config).await.unwrap().start().unwrap();
+        let live = running.live();
+        let before = hashes(live);
+        assert_eq!(before.len(), 2);
+        assert_eq!(Some(&before[0]), Facts::of(&running, None).cert_hash_base64.as_ref());
+
+        let twelve_days = Duration::from_secs(12 * 24 * 60 * 60);
+        live.renew_certificates(SystemTime::now() + twelve_days);
+
+        let after = hashes(live);
+        assert_eq!(after[0], before[1]);
+        assert!(after.len() == 2 && !before.contains(&after[1]), "{before:?}, then {after:?}");
+        running.shut_down(std::future::ready(())).await;
     }
 
     #[test]

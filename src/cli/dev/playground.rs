@@ -1,9 +1,9 @@
 //! The playground: one page that opens a session, sends, listens and draws round-trip times.
 //!
-//! The page is a single file and asks for `config.json` whenever it connects, so that it knows the
-//! certificate of a gateway that was started again meanwhile.
+//! The page is a single file and asks for `config.json` when it is loaded and whenever it cannot connect. It is
+//! told the certificate's hash and the next one's, so that it stays good when the gateway renews its
+//! certificate, and finds its way again when the gateway was started anew.
 
-use bytes::Bytes;
 use serde::Serialize;
 use tidegate::admin::{Answer, Get, HttpListener, HttpServer};
 use ulid::Ulid;
@@ -12,35 +12,40 @@ use super::{Facts, Route};
 
 /// What the page is told.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Settings<'a> {
+struct Settings<'a> {
     version: &'static str,
     /// Scheme, host and port; a route's path follows.
     base_url: &'a str,
-    cert_hash_base64: Option<&'a str>,
+    /// Each that the gateway shows now or will show next.
+    cert_hashes_base64: Vec<String>,
     metrics_url: Option<String>,
     routes: &'a [Route],
 }
 
 impl<'a> Settings<'a> {
-    pub(super) fn new(facts: &'a Facts, routes: &'a [Route]) -> Self {
+    fn new(facts: &'a Facts, routes: &'a [Route], hashes: Vec<String>) -> Self {
         let path = routes.first().map_or("", |route| route.path);
         Self {
             version: env!("CARGO_PKG_VERSION"),
             base_url: facts.url.strip_suffix(path).unwrap_or(&facts.url),
-            cert_hash_base64: facts.cert_hash_base64.as_deref(),
+            cert_hashes_base64: hashes,
             metrics_url: facts.admin.as_ref().map(|admin| format!("{admin}/metrics")),
             routes,
         }
     }
 }
 
-/// Serves the page and its settings until the returned server is stopped.
-pub(super) fn serve(listener: HttpListener, settings: &Settings<'_>) -> HttpServer {
-    let settings = serde_json::to_vec(settings).expect("strings and booleans are JSON");
-    let settings = Bytes::from(settings);
+/// Serves the page and its settings until the returned server is stopped. `hashes` are asked for each time, since
+/// certificates are renewed.
+pub(super) fn serve(
+    listener: HttpListener,
+    facts: Facts,
+    routes: &'static [Route],
+    hashes: impl Fn() -> Vec<String> + Send + Sync + 'static,
+) -> HttpServer {
     listener.serve(move |get: &Get<'_>| match get.path {
         "/" => page(),
-        "/config.json" => Answer::ok("application/json", settings.clone()),
+        "/config.json" => Answer::json(&Settings::new(&facts, routes, hashes())),
         _ => Answer::not_found(),
     })
 }
@@ -82,13 +87,13 @@ mod tests {
         let facts = Facts {
             url: "https://127.0.0.1:4433/echo".into(),
             cert_hash_hex: None,
-            cert_hash_base64: Some("AP8=".into()),
+            cert_hash_base64: Some("older".into()),
             admin: Some("http://127.0.0.1:9090".into()),
             playground: None,
             pid: 7,
         };
         let listener = HttpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        serve(listener, &Settings::new(&facts, &super::super::ROUTES))
+        serve(listener, facts, &super::super::ROUTES, || vec!["AP8=".into(), "/wA=".into()])
     }
 
     #[tokio::test]
@@ -111,7 +116,7 @@ mod tests {
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         let settings: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(settings["base_url"], "https://127.0.0.1:4433");
-        assert_eq!(settings["cert_hash_base64"], "AP8=");
+        assert_eq!(settings["cert_hashes_base64"], serde_json::json!(["AP8=", "/wA="]));
         assert_eq!(settings["metrics_url"], "http://127.0.0.1:9090/metrics");
         assert_eq!(settings["routes"][2]["path"], "/udp");
         assert_eq!(settings["routes"][2]["streams"], false);
