@@ -85,7 +85,7 @@ impl Gateway {
         Ok(Self { metrics, edge, admin, backends, resolver, config, log: None, reload: None })
     }
 
-    /// Lets operators see and change what the program logs.
+    /// Lets operators and reloads change what the program logs.
     #[must_use]
     pub fn with_log(self, filter: Arc<dyn LogFilter>) -> Self {
         Self { log: Some(filter), ..self }
@@ -149,12 +149,13 @@ impl Gateway {
             resolver,
             lifecycle: lifecycle.clone(),
             metrics: metrics.clone(),
+            log,
             turn: Mutex::default(),
         });
         control.spawn(certificates::look_after(Arc::clone(&live), control.clone()));
         control.spawn(watch(memory, system, control.clone()));
         let admin = admin.map(|admin| {
-            let watch = Watch { sampler: workers.sampler(), live: Arc::clone(&live), log, reload };
+            let watch = Watch { sampler: workers.sampler(), live: Arc::clone(&live), reload };
             admin.run(lifecycle.clone(), metrics.clone(), watch)
         });
         Ok(Running { live, admin, metrics, lifecycle, control, workers })

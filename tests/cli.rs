@@ -38,6 +38,8 @@ use self::echo::{echo_tcp, echo_udp};
 mod credentials;
 #[path = "cli/ctl.rs"]
 mod ctl;
+#[path = "cli/log.rs"]
+mod log;
 
 /// How long anything that is expected may take, on a machine with other things to do.
 const DEADLINE: Duration = Duration::from_secs(20);

@@ -17,6 +17,13 @@ pub trait LogFilter: fmt::Debug + Send + Sync {
     /// # Errors
     /// What is wrong with the new one. Then nothing has changed.
     fn set(&self, filter: &str) -> Result<(), String>;
+
+    /// Takes what the configuration says from now on. Where something stands above the configuration, such as
+    /// the command line, nothing changes, and the log says so.
+    ///
+    /// # Errors
+    /// What is wrong with it. Then nothing has changed.
+    fn configure(&self, filter: &str) -> Result<(), String>;
 }
 
 const CONFIG: &str = "/api/config";

@@ -15,6 +15,7 @@ use tidegate::{
     admin::LogFilter,
     config::{Log, LogFormat},
 };
+use tracing::warn;
 use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use super::Failure;
@@ -55,6 +56,7 @@ const FILTER_VARIABLE: &str = "TIDEGATE_LOG";
 /// Begins to log. What comes back changes the filter.
 pub(crate) fn start(options: &LogOptions, configured: &Log) -> Result<Arc<dyn LogFilter>, Failure> {
     let filter = filter(options, configured)?;
+    let above = stated(options).map(|(above, _)| above);
     let format = options.log_format.map_or(configured.format, LogFormat::from);
     let terminal = io::stderr().is_terminal();
 
@@ -64,28 +66,40 @@ pub(crate) fn start(options: &LogOptions, configured: &Log) -> Result<Arc<dyn Lo
         let lines = lines.with_filter_reloading();
         let handle = lines.reload_handle();
         lines.init();
-        Arc::new(Reloadable(handle))
+        Arc::new(Reloadable { handle, above })
     } else {
         let colour = terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let lines = lines.with_ansi(colour).with_target(false).with_filter_reloading();
         let handle = lines.reload_handle();
         lines.init();
-        Arc::new(Reloadable(handle))
+        Arc::new(Reloadable { handle, above })
     })
 }
 
 /// The filter of a subscriber, whatever its lines look like.
-struct Reloadable<S>(reload::Handle<EnvFilter, S>);
+struct Reloadable<S> {
+    handle: reload::Handle<EnvFilter, S>,
+    /// What stands above the configuration.
+    above: Option<&'static str>,
+}
 
 impl<S> LogFilter for Reloadable<S> {
     fn get(&self) -> String {
         // The subscriber lives as long as the process.
-        self.0.with_current(ToString::to_string).unwrap_or_default()
+        self.handle.with_current(ToString::to_string).unwrap_or_default()
     }
 
     fn set(&self, filter: &str) -> Result<(), String> {
         let filter = EnvFilter::builder().parse(filter).map_err(|error| error.to_string())?;
-        self.0.reload(filter).map_err(|error| error.to_string())
+        self.handle.reload(filter).map_err(|error| error.to_string())
+    }
+
+    fn configure(&self, filter: &str) -> Result<(), String> {
+        if let Some(above) = self.above {
+            warn!(above, filter, "The file has another log.filter, which does not count.");
+            return Ok(());
+        }
+        self.set(filter)
     }
 }
 
@@ -97,23 +111,26 @@ impl<S> text::Debug for Reloadable<S> {
 
 /// The filter that counts. Part of `tidegate check`, since a bad one keeps the gateway from starting.
 pub(crate) fn filter(options: &LogOptions, configured: &Log) -> Result<EnvFilter, Failure> {
-    let variable = env::var(FILTER_VARIABLE).ok().filter(|value| !value.is_empty());
-    choose(options.log.as_deref(), variable.as_deref(), &configured.filter)
+    choose(stated(options), &configured.filter)
 }
 
-fn choose(
-    flag: Option<&str>,
-    variable: Option<&str>,
-    configured: &str,
-) -> Result<EnvFilter, Failure> {
+/// The filter that stands above the configuration's, and where it is from.
+fn stated(options: &LogOptions) -> Option<(&'static str, String)> {
+    above(options.log.clone(), env::var(FILTER_VARIABLE).ok())
+}
+
+fn above(flag: Option<String>, variable: Option<String>) -> Option<(&'static str, String)> {
+    let variable = variable.filter(|value| !value.is_empty());
+    let flag = flag.map(|flag| ("--log", flag));
+    flag.or_else(|| variable.map(|variable| (FILTER_VARIABLE, variable)))
+}
+
+fn choose(stated: Option<(&'static str, String)>, configured: &str) -> Result<EnvFilter, Failure> {
     let parse = |filter: &str| EnvFilter::builder().parse(filter);
-    let stated = flag.map(|flag| ("--log", flag));
-    match stated.or_else(|| variable.map(|variable| (FILTER_VARIABLE, variable))) {
-        Some((from, filter)) => parse(filter).map_err(|source| Failure::LogFilter {
-            from,
-            filter: filter.to_owned(),
-            source,
-        }),
+    match stated {
+        Some((from, filter)) => {
+            parse(&filter).map_err(|source| Failure::LogFilter { from, filter, source })
+        }
         None => parse(configured).map_err(|source| Failure::ConfiguredLogFilter {
             filter: configured.to_owned(),
             source,
@@ -133,23 +150,32 @@ const fn is_json(format: LogFormat, terminal: bool) -> bool {
 mod tests {
     use super::*;
 
+    fn chosen(
+        flag: Option<&str>,
+        variable: Option<&str>,
+        file: &str,
+    ) -> Result<EnvFilter, Failure> {
+        choose(above(flag.map(str::to_owned), variable.map(str::to_owned)), file)
+    }
+
     #[test]
     fn the_command_line_stands_above_the_environment_and_that_above_the_file() {
-        for (flag, variable, chosen) in [
+        for (flag, variable, wanted) in [
             (Some("debug"), Some("warn"), "debug"),
             (None, Some("warn"), "warn"),
+            (None, Some(""), "info"),
             (None, None, "info"),
         ] {
-            assert_eq!(choose(flag, variable, "info").unwrap().to_string(), chosen);
+            assert_eq!(chosen(flag, variable, "info").unwrap().to_string(), wanted);
         }
     }
 
     #[test]
     fn a_bad_filter_is_blamed_on_whoever_wrote_it() {
         let bad = "a=loud";
-        assert_eq!(choose(Some(bad), None, "info").unwrap_err().exit_code(), 2);
-        assert_eq!(choose(None, Some(bad), "info").unwrap_err().exit_code(), 2);
-        assert_eq!(choose(None, None, bad).unwrap_err().exit_code(), 78);
+        assert_eq!(chosen(Some(bad), None, "info").unwrap_err().exit_code(), 2);
+        assert_eq!(chosen(None, Some(bad), "info").unwrap_err().exit_code(), 2);
+        assert_eq!(chosen(None, None, bad).unwrap_err().exit_code(), 78);
     }
 
     #[test]

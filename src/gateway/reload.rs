@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 
 use super::{Services, chain, services};
 use crate::{
+    admin::LogFilter,
     backend::{Backends, Keeper, Resolve},
     config::{self, Config, Difference, Problems},
     edge::{BoundAddress, CertificateInfo, EdgeError, Listeners},
@@ -38,6 +39,8 @@ pub struct Live {
     pub(super) resolver: Arc<dyn Resolve>,
     pub(super) lifecycle: Lifecycle,
     pub(super) metrics: Metrics,
+    /// What is logged, if the program lets it be changed.
+    pub(super) log: Option<Arc<dyn LogFilter>>,
     /// One reload at a time.
     pub(super) turn: Mutex<()>,
 }
@@ -64,6 +67,14 @@ pub enum ReloadError {
     /// Certificates that cannot be used.
     #[error("certificates cannot be used")]
     Certificates(Vec<EdgeError>),
+    /// A log filter that makes no sense.
+    #[error("the log filter cannot be used")]
+    LogFilter {
+        /// The filter.
+        filter: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The gateway is about to end.
     #[error("the gateway is stopping")]
     Stopping,
@@ -75,6 +86,9 @@ impl ReloadError {
         match self {
             Self::Config(problems) => problems.to_string().lines().map(str::to_owned).collect(),
             Self::Certificates(errors) => errors.iter().map(|error| chain(error)).collect(),
+            Self::LogFilter { filter, why } => {
+                vec![format!("log.filter: bad log filter {filter:?}: {why}")]
+            }
             Self::Stopping => Vec::new(),
         }
     }
@@ -122,11 +136,12 @@ impl Live {
     ) -> Result<Reloaded, ReloadError> {
         self.still_serves()?;
         let (before, running) = (self.config(), self.listeners.clone());
+        let has_log = self.log.is_some();
         let prepare = {
             let before = Arc::clone(&before);
             move || {
                 let new = read()?;
-                let config = in_force(&before, &new);
+                let config = in_force(&before, &new, has_log);
                 let prepared = running.prepare(&config).map_err(ReloadError::Certificates)?;
                 Ok::<_, ReloadError>((new, config, prepared))
             }
@@ -137,6 +152,7 @@ impl Live {
             Backends::new(&config.backends, &self.metrics, &self.resolver, Some(&tables.backends));
         backends.learn(&tables.backends).await;
         self.still_serves()?;
+        self.change_log_filter(&before, &config)?;
 
         // From here on nothing fails and nothing waits.
         let certificates = self.listeners.take(listeners, &self.metrics);
@@ -154,6 +170,15 @@ impl Live {
     /// Once it stops, what it does is to be what it was when it was told to.
     fn still_serves(&self) -> Result<(), ReloadError> {
         if self.lifecycle.is_stopping() { Err(ReloadError::Stopping) } else { Ok(()) }
+    }
+
+    /// A filter that stays in the file leaves alone what an operator has changed meanwhile.
+    fn change_log_filter(&self, before: &Config, config: &Config) -> Result<(), ReloadError> {
+        let filter = &config.log.filter;
+        let Some(log) = self.log.as_ref().filter(|_| before.log.filter != *filter) else {
+            return Ok(());
+        };
+        log.configure(filter).map_err(|why| ReloadError::LogFilter { filter: filter.clone(), why })
     }
 
     /// How many sessions ended with their route.
@@ -181,15 +206,19 @@ pub(super) async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + '
     done.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
 }
 
-/// What of a new configuration can be taken while `running` is in force; the rest stays as it is.
-fn in_force(running: &Config, new: &Config) -> Config {
+/// What of a new configuration can be taken while `running` is in force; the rest stays as it is. Whether the
+/// program has a log whose filter can be changed is its own affair.
+fn in_force(running: &Config, new: &Config, has_log: bool) -> Config {
     let listener = |running: &config::Listener| {
         let named = new.listeners.iter().find(|new| new.name == running.name);
         named.map_or_else(|| running.clone(), |new| listener_in_force(running, new))
     };
     Config {
         server: running.server.clone(),
-        log: running.log.clone(),
+        log: config::Log {
+            format: running.log.format,
+            filter: if has_log { &new.log } else { &running.log }.filter.clone(),
+        },
         admin: running.admin.clone(),
         listeners: running.listeners.iter().map(listener).collect(),
         ..new.clone()
@@ -250,6 +279,7 @@ endpoints = [{ tcp = "127.0.0.1:9" }]
             ("/a", "/a", &[][..], &[][..]),
             ("workers = 1", "workers = 2", &[], &["server.workers"]),
             ("\"text\"", "\"json\"", &[], &["log.format"]),
+            ("\"text\"", "\"text\"\nfilter = \"debug\"", &["log.filter"], &[]),
             ("127.0.0.1:0", "127.0.0.2:0", &[], &["listener[0].quic"]),
             ("[limits]", "[admin]\nlisten = \"127.0.0.1:0\"\n[limits]", &[], &["admin"]),
             (
@@ -271,12 +301,19 @@ endpoints = [{ tcp = "127.0.0.1:9" }]
             ),
         ] {
             let (running, new_config) = (parse(TEXT), parse(&TEXT.replacen(old, new, 1)));
-            let in_force = in_force(&running, &new_config);
+            let in_force = in_force(&running, &new_config, true);
             let keys = |differences: Vec<Difference>| -> Vec<String> {
                 differences.into_iter().map(|difference| difference.key).collect()
             };
             assert_eq!(keys(running.differences(&in_force)), taken, "{new}");
             assert_eq!(keys(in_force.differences(&new_config)), waits, "{new}");
         }
+    }
+    #[test]
+    fn without_a_log_that_can_be_changed_its_filter_waits_for_a_restart() {
+        let (running, new) =
+            (parse(TEXT), parse(&TEXT.replacen("[log]", "[log]\nfilter = \"debug\"", 1)));
+        assert_eq!(in_force(&running, &new, false).log, running.log);
+        assert_eq!(in_force(&running, &new, true).log, new.log);
     }
 }

@@ -25,7 +25,6 @@ pub trait Reload: fmt::Debug + Send + Sync {
 pub(super) struct Watch {
     pub(super) sampler: Sampler,
     pub(super) live: Arc<Live>,
-    pub(super) log: Option<Arc<dyn LogFilter>>,
     pub(super) reload: Option<Arc<dyn Reload>>,
 }
 
@@ -78,7 +77,7 @@ impl Watched for Watch {
     }
 
     fn log(&self) -> Option<&dyn LogFilter> {
-        self.log.as_deref()
+        self.live.log.as_deref()
     }
 }
 
