@@ -130,6 +130,7 @@ mod tests {
     use std::{os::unix::fs::symlink, path::Path};
 
     use super::*;
+    use crate::edge::self_signed;
 
     /// A folder that goes when the test ends.
     struct Folder(PathBuf);
@@ -231,6 +232,46 @@ mod tests {
         // What it names no more does not count.
         fs::write(&secret, SECRET).unwrap();
         assert!(!looks.have_changed() && !looks.have_changed());
+    }
+
+    /// Whoever is to be let in no longer is not, soon after the file says so.
+    #[test]
+    fn files_that_say_who_may_enter_count() {
+        let credential = |keys: &str| {
+            let route = TEXT.replace("origins", "credentials = [\"c\"]\norigins");
+            format!("{route}[credential.c{keys}\n")
+        };
+        let listener = "client_certificates = { roots = \"roots\" }\nself_signed";
+        let token = |digit: &str| format!("alice:sha256={}\n", digit.repeat(64));
+        let key = |letter: &str| {
+            let k = letter.repeat(44);
+            format!(r#"{{"keys":[{{"kty":"oct","alg":"HS256","kid":"a","k":"{k}"}}]}}"#)
+        };
+        let root = || self_signed(&["ca".to_owned()]).unwrap().certificate_pem;
+        for (name, text, contents) in [
+            ("tokens", credential("]\ntokens = \"tokens\""), [token("1"), token("2")]),
+            ("keys", credential(".jwt]\nkeys = [{ jwks = \"keys\" }]"), [key("A"), key("B")]),
+            (
+                "hs256",
+                credential(".jwt]\nkeys = [{ secret.file = \"hs256\" }]"),
+                [SECRET.to_owned(), OTHER.to_owned()],
+            ),
+            ("roots", TEXT.replace("self_signed", listener), [root(), root()]),
+        ] {
+            let folder = Folder::new(name);
+            folder.write("tidegate.toml", &text);
+            let [old, new] = contents;
+            folder.write(name, &old);
+            let mut looks = looks(&folder);
+            let before = looks.read().unwrap_or_else(|problems| panic!("{name}: {problems}"));
+            assert!(!looks.have_changed() && !looks.have_changed(), "{name}");
+
+            folder.write(name, &new);
+            assert!(!looks.have_changed() && looks.have_changed(), "{name}");
+            let after = looks.read().unwrap_or_else(|problems| panic!("{name}: {problems}"));
+            assert!(!before.differences(&after).is_empty(), "{name}: nothing would be said of it");
+            assert!(!looks.have_changed() && !looks.have_changed(), "{name}");
+        }
     }
 
     /// Kubernetes mounts a secret as links to `..data`, itself a link to a folder, and swaps that one.
