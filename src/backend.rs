@@ -34,6 +34,7 @@ mod race;
 mod resolve;
 mod roster;
 mod segments;
+mod sight;
 mod source;
 mod spp;
 mod takeover;
@@ -72,8 +73,9 @@ pub use self::{
     overview::{BackendOverview, EndpointOverview, MemberOverview},
     pin::{Pin, Told},
     resolve::{Resolve, SystemResolver},
+    sight::{ConnectionState, Sight, TcpState},
     tls::TlsError,
-    udp::UdpConnection,
+    udp::{UdpConnection, UdpState},
 };
 use self::{
     balance::{Candidate, Turns, better_of_two, fewest_sessions, highest_score, mix},

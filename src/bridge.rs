@@ -17,7 +17,7 @@ use std::{
     cell::RefCell,
     panic::AssertUnwindSafe,
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -34,13 +34,15 @@ use ulid::Ulid;
 use self::{
     datagram::Level,
     ledger::{Imbalance, Sum},
+    stream::OpenStreams,
 };
 pub use self::{
     datagram::QueueState,
     ledger::{Account, Accounts, Losses, Total, Totals},
+    stream::{FlowState, StreamState},
 };
 use crate::{
-    backend::{BackendConnection, ClientInfo, DialError, Pin},
+    backend::{BackendConnection, ClientInfo, DialError, Pin, UdpConnection, UdpState},
     config,
     lifecycle::Lifecycle,
     limit::Meter,
@@ -58,6 +60,8 @@ pub struct Context {
     lifecycle: Lifecycle,
     totals: Totals,
     datagram_queue: Level,
+    streams: OpenStreams,
+    udp: OnceLock<Weak<UdpConnection>>,
     rates: Rates,
     open_bidi: AtomicU64,
     open_uni: AtomicU64,
@@ -86,6 +90,8 @@ impl Context {
             lifecycle,
             totals: Totals::default(),
             datagram_queue: Level::default(),
+            streams: OpenStreams::default(),
+            udp: OnceLock::new(),
             open_bidi: AtomicU64::new(0),
             open_uni: AtomicU64::new(0),
             ending: OnceLock::new(),
@@ -122,6 +128,16 @@ impl Context {
     /// How the queue of datagrams to the client stands.
     pub fn datagram_queue(&self) -> QueueState {
         self.datagram_queue.state(self.route.settings.datagram_queue)
+    }
+
+    /// How many streams are open, the gateway's own too, and how the oldest of them stand, `most` at most.
+    pub fn open_streams(&self, most: usize) -> (usize, Vec<StreamState>) {
+        self.streams.states(most)
+    }
+
+    /// How the socket for datagrams stands. `None`: there is none.
+    pub fn udp(&self) -> Option<UdpState> {
+        Some(self.udp.get()?.upgrade()?.state())
     }
 
     /// Client bidirectional streams that are bridged now.

@@ -7,7 +7,9 @@
 use std::{
     io::{self, IoSlice},
     net::Shutdown,
+    os::fd::AsFd,
     pin::Pin as Pinned,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -17,14 +19,18 @@ use tokio::{
     net::{TcpStream, UnixStream, tcp, unix},
 };
 
-use super::{ClientInfo, DialError, preamble, tls::TlsStream};
+use super::{
+    ClientInfo, DialError, preamble,
+    sight::{Seen, Sight},
+    tls::TlsStream,
+};
 use crate::{config, metrics::GaugeGuard};
 
 /// A connection to a backend. Dropping it resets it: its socket lingers for no time, as `dial` has
 /// made it.
 #[derive(Debug)]
 pub struct BackendConnection {
-    stream: Stream,
+    stream: Seen<Stream>,
     _open: GaugeGuard,
 }
 
@@ -38,7 +44,16 @@ pub(super) enum Stream {
 
 impl BackendConnection {
     pub(super) fn new(stream: Stream, open: GaugeGuard) -> Self {
-        Self { stream, _open: open }
+        Self { stream: Seen::new(stream), _open: open }
+    }
+
+    /// Lets others look at it, for as long as it is there.
+    pub fn show(&mut self, sight: &Arc<Sight>) {
+        self.stream.show(sight, |stream| match stream {
+            Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Tls(stream) => stream.socket().as_fd(),
+            Stream::Unix(stream) => stream.as_fd(),
+        });
     }
 
     /// Writes the preamble, the first of what the backend's own protocol sees.
@@ -56,7 +71,7 @@ impl BackendConnection {
 
     /// The two directions, to be used by one task at a time.
     pub fn split(&mut self) -> (BackendReader<'_>, BackendWriter<'_>) {
-        let (reader, writer) = match &mut self.stream {
+        let (reader, writer) = match &mut self.stream.socket {
             Stream::Tcp(stream) => {
                 let (reader, writer) = stream.split();
                 (ReadHalf::Tcp(reader), WriteHalf::Tcp(writer))
@@ -73,7 +88,7 @@ impl BackendConnection {
     /// Ends the connection in the plain way: what was written is still delivered, unless the backend
     /// has sent something that was not read. Then Linux resets it (RFC 9293 section 3.10.4).
     pub fn close(self) {
-        let socket = match &self.stream {
+        let socket = match &self.stream.socket {
             Stream::Tcp(stream) => SockRef::from(stream),
             // What rustls holds, the kernel does not know to be unread.
             Stream::Tls(stream) if stream.holds_unread() => return,

@@ -5,7 +5,10 @@ use std::{
     future::poll_fn,
     io::{self, IoSlice, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
@@ -33,6 +36,18 @@ pub struct UdpConnection {
     batches: &'static UdpSocketState,
     segments: Segments,
     witness: Witness,
+    refused: AtomicU64,
+}
+
+/// What is known of a socket.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct UdpState {
+    /// Its address on this machine.
+    pub local: Option<SocketAddr>,
+    /// The backend's.
+    pub peer: Option<SocketAddr>,
+    /// How often the backend's host said that nobody listens there.
+    pub refused: u64,
 }
 
 impl UdpConnection {
@@ -51,7 +66,8 @@ impl UdpConnection {
                     Ok(socket) => {
                         let batches = batches().map_err(DialError::of_udp_bind)?;
                         let segments = Segments::default();
-                        return Ok(Self { socket, header, batches, segments, witness });
+                        let refused = AtomicU64::new(0);
+                        return Ok(Self { socket, header, batches, segments, witness, refused });
                     }
                     // The next source may have a port left.
                     Err(error) => last = error,
@@ -94,9 +110,16 @@ impl UdpConnection {
         self.header.of_reply(received)
     }
 
+    /// How it stands, for whoever looks on.
+    pub fn state(&self) -> UdpState {
+        let (local, peer) = (self.socket.local_addr().ok(), self.socket.peer_addr().ok());
+        UdpState { local, peer, refused: self.refused.load(Relaxed) }
+    }
+
     fn note(&self, error: &io::Error) {
         if error.kind() == io::ErrorKind::ConnectionRefused {
             self.header.refused();
+            self.refused.fetch_add(1, Relaxed);
         }
         self.witness.saw(error);
     }

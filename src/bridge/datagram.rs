@@ -124,6 +124,8 @@ impl<D: Datagrams, O: StreamOpener> DatagramBridge<D, O> {
     fn start(&self, socket: UdpConnection) -> &UdpConnection {
         let opened = self.socket.get_or_init(|| Arc::new(socket));
         let socket = Arc::clone(opened);
+        // It is opened once.
+        _ = self.context.udp.set(Arc::downgrade(&socket));
         let (context, client) = (Arc::clone(&self.context), self.client.clone());
         let opener = Arc::clone(&self.opener);
         let bridge = async move { carry_down(&context, &socket, &client, &opener).await };

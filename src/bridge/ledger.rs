@@ -162,6 +162,11 @@ impl Total {
         self.0.fetch_add(more, Relaxed);
     }
 
+    /// One more. Yields how many there are with it.
+    pub(super) fn next(&self) -> u64 {
+        self.0.fetch_add(1, Relaxed) + 1
+    }
+
     /// How many so far.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
@@ -200,26 +205,26 @@ impl<R: Copy + Eq> Losses<R> {
 pub(super) struct StreamBooks<'a> {
     context: &'a Context,
     /// From the client to the backend.
-    pub(super) up: HalfBooks,
+    pub(super) up: &'a HalfBooks,
     /// From the backend to the client.
-    pub(super) down: HalfBooks,
+    pub(super) down: &'a HalfBooks,
     end: OnceLock<StreamEnd>,
 }
 
 /// One direction of a stream.
 ///
-/// Its pump is all that writes here, so nothing is contended; it is atomic because a worker's tasks have
-/// to be `Send`.
+/// Its pump is all that writes here, so nothing is contended; it is atomic for those who look on.
 #[derive(Debug, Default)]
 pub(super) struct HalfBooks {
     taken: AtomicU64,
+    delivered: AtomicU64,
     lost: AtomicU64,
     why: OnceLock<StreamEnd>,
 }
 
 impl<'a> StreamBooks<'a> {
-    pub(super) fn new(context: &'a Context) -> Self {
-        Self { context, up: HalfBooks::default(), down: HalfBooks::default(), end: OnceLock::new() }
+    pub(super) fn new(context: &'a Context, up: &'a HalfBooks, down: &'a HalfBooks) -> Self {
+        Self { context, up, down, end: OnceLock::new() }
     }
 
     /// Says why the stream ended.
@@ -233,6 +238,24 @@ impl HalfBooks {
     /// Bytes were taken from the leg they came on.
     pub(super) fn take(&self, bytes: usize) {
         raise(&self.taken, bytes);
+    }
+
+    /// The other leg has accepted bytes. The session's own sum of them is kept elsewhere; this one is there to be
+    /// looked at, and closes no books.
+    pub(super) fn deliver(&self, bytes: usize) {
+        raise(&self.delivered, bytes);
+    }
+
+    /// Bytes that the other leg has accepted.
+    pub(super) fn delivered(&self) -> u64 {
+        self.delivered.load(Relaxed)
+    }
+
+    /// Bytes that were taken and are neither delivered nor lost yet.
+    pub(super) fn held(&self) -> u64 {
+        let gone = self.delivered() + self.lost.load(Relaxed);
+        // The pump goes on meanwhile.
+        self.taken.load(Relaxed).saturating_sub(gone)
     }
 
     /// Says why this direction ended, where that is not what ends the stream.
@@ -258,7 +281,7 @@ impl Drop for StreamBooks<'_> {
         let end = self.end.get().copied().unwrap_or(StreamEnd::Internal);
         let (metrics, totals) = (self.context.metrics(), &self.context.totals);
         for (half, account, counters) in
-            [(&self.up, &totals.up, &metrics.up), (&self.down, &totals.down, &metrics.down)]
+            [(self.up, &totals.up, &metrics.up), (self.down, &totals.down, &metrics.down)]
         {
             account.stream_bytes.taken.add(half.taken.load(Relaxed));
             let lost = half.lost.load(Relaxed);

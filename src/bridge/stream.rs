@@ -20,6 +20,7 @@
 
 mod down;
 mod held;
+mod open;
 mod pace;
 mod progress;
 mod up;
@@ -27,22 +28,28 @@ mod up;
 use std::{
     io,
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use futures_util::{FutureExt, future::try_join};
 use tracing::trace;
 
-pub use self::held::{OpenedBy, bridge_own, push_bidi, push_uni};
-use self::{down::Down, pace::Pace, progress::Progress, up::Up};
+pub(super) use self::open::OpenStreams;
+use self::{
+    down::Down,
+    open::{Kind, OpenStream, Record},
+    pace::Pace,
+    progress::Progress,
+    up::Up,
+};
+pub use self::{
+    held::{OpenedBy, bridge_own, push_bidi, push_uni},
+    open::{FlowState, StreamState},
+};
 use super::{Context, contain, ledger::StreamBooks};
 use crate::{
     backend::BackendConnection,
-    metrics::GaugeGuard,
     reason::{Ending, StreamEnd},
     transport::{RecvError, RecvStream, SendStream},
 };
@@ -58,7 +65,8 @@ pub fn bridge_bidi<S: SendStream, R: RecvStream>(context: &Arc<Context>, mut sen
         refuse_bidi(context, &mut send, &mut recv, StreamEnd::TooManyStreams);
         return;
     };
-    spawn(open, bidi(Arc::clone(context), send, recv));
+    let bridge = bidi(Arc::clone(context), Arc::clone(&open.record), send, recv);
+    spawn(open, bridge);
 }
 
 /// Bridges a unidirectional stream on a task of its own, or refuses it at the session's limit.
@@ -67,7 +75,8 @@ pub fn bridge_uni<R: RecvStream>(context: &Arc<Context>, mut recv: R) {
         refuse_uni(context, &mut recv, StreamEnd::TooManyStreams);
         return;
     };
-    spawn(open, uni(Arc::clone(context), recv));
+    let bridge = uni(Arc::clone(context), Arc::clone(&open.record), recv);
+    spawn(open, bridge);
 }
 
 /// Turns a bidirectional stream away.
@@ -97,66 +106,11 @@ fn spawn(open: OpenStream, bridge: impl Future<Output = StreamEnd> + Send + 'sta
     let context = Arc::clone(&open.context);
     let lifecycle = context.lifecycle.clone();
     lifecycle.spawn(contain(context, bridge).map(move |ended| {
-        let OpenStream { context, kind, .. } = &open;
+        let (context, kind) = (&open.context, open.kind());
         let why = ended.unwrap_or(StreamEnd::Internal);
         context.stream_ended(why);
         trace!(session_id = %context.id(), ?kind, reason = why.word(), "Stream ended.");
     }));
-}
-
-/// What kind of stream it is, and who opened it.
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Bidi,
-    Uni,
-    GatewayBidi,
-    GatewayUni,
-}
-
-/// Counts a stream as open for as long as it lives.
-struct OpenStream {
-    context: Arc<Context>,
-    kind: Kind,
-    _gauge: GaugeGuard,
-}
-
-impl OpenStream {
-    /// `None` at the limit. Each kind may use all of it: a unidirectional stream is over for the client
-    /// with its FIN, but its connection lives on, so the transport's own limit does not bound them.
-    fn new(context: &Arc<Context>, kind: Kind) -> Option<Self> {
-        let limit = context.route.settings.max_streams_per_session;
-        let one_more = |now| limit.allows_one_more(now).then_some(now + 1);
-        let order = Ordering::Relaxed;
-        if let Some(counter) = Self::counter(context, kind) {
-            counter.fetch_update(order, order, one_more).ok()?;
-        }
-        context.totals.streams.add(1);
-        let metrics = context.metrics();
-        match kind {
-            Kind::Bidi => metrics.bidi_streams.inc(),
-            Kind::Uni => metrics.uni_streams.inc(),
-            Kind::GatewayBidi => metrics.gateway_bidi_streams.inc(),
-            Kind::GatewayUni => metrics.gateway_uni_streams.inc(),
-        }
-        Some(Self { context: Arc::clone(context), kind, _gauge: metrics.stream_opened() })
-    }
-
-    /// What the limit counts. `None`: the gateway opens so few that they need no limit.
-    fn counter(context: &Context, kind: Kind) -> Option<&AtomicU64> {
-        match kind {
-            Kind::Bidi => Some(&context.open_bidi),
-            Kind::Uni => Some(&context.open_uni),
-            Kind::GatewayBidi | Kind::GatewayUni => None,
-        }
-    }
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        if let Some(counter) = Self::counter(&self.context, self.kind) {
-            counter.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
 }
 
 /// What ends both directions of a stream at once.
@@ -165,15 +119,15 @@ struct Cut(StreamEnd);
 
 async fn bidi(
     context: Arc<Context>,
+    open: Arc<Record>,
     mut send: impl SendStream,
     mut recv: impl RecvStream,
 ) -> StreamEnd {
     match dial(&context, &mut recv).await {
-        Ok(tcp) => carry(&context, tcp, &mut send, &mut recv).await,
+        Ok(tcp) => carry(&context, &open, tcp, &mut send, &mut recv).await,
         Err(Cut(why)) => {
-            let progress = Progress::new(None);
-            let_go_of_recv(&mut recv, why, &progress);
-            let_go_of_send(&mut send, why, &progress);
+            let_go_of_recv(&mut recv, why, &open.progress);
+            let_go_of_send(&mut send, why, &open.progress);
             why
         }
     }
@@ -182,18 +136,20 @@ async fn bidi(
 /// Carries bytes both ways, from the connection's beginning to its end.
 async fn carry(
     context: &Context,
+    open: &Record,
     mut tcp: BackendConnection,
     send: &mut impl SendStream,
     recv: &mut impl RecvStream,
 ) -> StreamEnd {
-    let progress = Progress::new(context.route.settings.half_close_timeout);
+    tcp.show(&open.sight);
+    let progress = &open.progress;
     // Closed after the pumps are gone.
-    let books = StreamBooks::new(context);
+    let books = StreamBooks::new(context, &open.up, &open.down);
     let ended = {
         let (reader, writer) = tcp.split();
-        let up = up::pump(recv, writer, context, &books.up, &progress);
-        let down = down::pump(reader, send, context, &books.down, &progress);
-        run_both(pin!(try_join(up, down)), context, &progress).await
+        let up = up::pump(recv, writer, context, books.up, progress);
+        let down = down::pump(reader, send, context, books.down, progress);
+        run_both(pin!(try_join(up, down)), context, progress).await
     };
     books.end(reason_of(&ended));
     match ended {
@@ -203,29 +159,29 @@ async fn carry(
         }
         Err(Cut(why)) => {
             cut_backend(tcp, why == StreamEnd::SessionEnded && progress.owes_nothing());
-            let_go_of_recv(recv, why, &progress);
-            let_go_of_send(send, why, &progress);
+            let_go_of_recv(recv, why, progress);
+            let_go_of_send(send, why, progress);
             why
         }
     }
 }
 
-async fn uni(context: Arc<Context>, mut recv: impl RecvStream) -> StreamEnd {
-    let limit = context.route.settings.half_close_timeout.unwrap_or(UNI_FAREWELL);
-    let progress = Progress::new(Some(limit));
-    let books = StreamBooks::new(&context);
+async fn uni(context: Arc<Context>, open: Arc<Record>, mut recv: impl RecvStream) -> StreamEnd {
+    let progress = &open.progress;
+    let books = StreamBooks::new(&context, &open.up, &open.down);
     let mut tcp = match dial(&context, &mut recv).await {
         Ok(tcp) => tcp,
         Err(Cut(why)) => {
-            let_go_of_recv(&mut recv, why, &progress);
+            let_go_of_recv(&mut recv, why, progress);
             return why;
         }
     };
+    tcp.show(&open.sight);
     let ended = {
         let (reader, writer) = tcp.split();
-        let up = up::pump(&mut recv, writer, &context, &books.up, &progress);
-        let down = down::discard(reader, &context, &progress);
-        run_both(pin!(try_join(up, down)), &context, &progress).await
+        let up = up::pump(&mut recv, writer, &context, books.up, progress);
+        let down = down::discard(reader, &context, progress);
+        run_both(pin!(try_join(up, down)), &context, progress).await
     };
     books.end(reason_of(&ended));
     match ended {
@@ -237,7 +193,7 @@ async fn uni(context: Arc<Context>, mut recv: impl RecvStream) -> StreamEnd {
             // All was said, and nobody waits for an answer: what the kernel holds may still arrive.
             let over = matches!(why, StreamEnd::SessionEnded | StreamEnd::HalfCloseTimeout);
             cut_backend(tcp, over && progress.owes_nothing());
-            let_go_of_recv(&mut recv, why, &progress);
+            let_go_of_recv(&mut recv, why, progress);
             why
         }
     }

@@ -21,8 +21,8 @@ use tokio::time::Instant;
 use ulid::Ulid;
 
 use crate::{
-    backend::ClientInfo,
-    bridge::{self, Farewell, QueueState, Totals},
+    backend::{ClientInfo, UdpState},
+    bridge::{self, Farewell, QueueState, StreamState, Totals},
     reason::Ending,
     transport::{ClientLeg, LegState},
 };
@@ -198,6 +198,16 @@ impl LiveSession {
     /// How the queue of datagrams to its client stands.
     pub fn datagram_queue(&self) -> QueueState {
         self.bridges.datagram_queue()
+    }
+
+    /// How many streams are open, and how the oldest of them stand, `most` at most.
+    pub fn open_streams(&self, most: usize) -> (usize, Vec<StreamState>) {
+        self.bridges.open_streams(most)
+    }
+
+    /// How the socket to its backend stands that carries its datagrams, if there is one.
+    pub fn udp(&self) -> Option<UdpState> {
+        self.bridges.udp()
     }
 
     /// Client bidirectional streams that are bridged now.

@@ -74,9 +74,12 @@ async fn a_session_is_listed_with_what_it_is_and_what_it_carried() {
     send.write(b"hello").await.unwrap();
     send.finish();
     assert_eq!(soon(recv.read_to_end(100)).await.unwrap(), b"hello");
+    gateway.stream_ends("finished", 1.0).await;
+    let (mut send, mut recv) = soon(session.open_bidi()).await.unwrap();
+    send.write(b"more").await.unwrap();
+    assert_eq!(soon(recv.read()).await.unwrap().as_deref(), Some(&b"more"[..]));
     session.send_datagram(b"ping").unwrap();
     assert_eq!(soon(session.read_datagram()).await.unwrap(), &b"ping"[..]);
-    gateway.stream_ends("finished", 1.0).await;
 
     let (_, text) = ask(&gateway, "GET /api/sessions", "").await;
     assert!(!text.contains("s3cret"), "the query is never shown: {text}");
@@ -88,10 +91,10 @@ async fn a_session_is_listed_with_what_it_is_and_what_it_carried() {
         ("endpoint", "0".into()),
         ("path", "/game".into()),
         ("subject", Value::Null),
-        ("streams", 1.into()),
-        ("streams_open", 0.into()),
-        ("bytes_up", 5.into()),
-        ("bytes_down", 5.into()),
+        ("streams", 2.into()),
+        ("streams_open", 1.into()),
+        ("bytes_up", 9.into()),
+        ("bytes_down", 9.into()),
         ("bytes_lost", 0.into()),
         ("datagrams_up", 1.into()),
         ("datagrams_down", Value::from(1)),
@@ -107,13 +110,23 @@ async fn a_session_is_listed_with_what_it_is_and_what_it_carried() {
     assert!(!text.contains("s3cret"), "{text}");
     let details: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&details["id"], &details["route"]), (&shown["id"], &shown["route"]));
-    assert_eq!(details["up"]["stream_bytes"]["delivered"], 5);
+    assert_eq!(details["up"]["stream_bytes"]["delivered"], 9);
     assert_eq!(details["down"]["datagram_bytes"]["delivered"], 4);
     assert_eq!(details["up"]["stream_bytes"]["lost_by_reason"], serde_json::json!({}));
     assert_eq!(details["datagram_queue"]["datagrams"], 0);
     assert_eq!(details["datagram_queue"]["first_waits_ms"], Value::Null);
     assert!(details["datagram_queue"]["capacity_bytes"].as_u64().unwrap() > 0, "{details}");
     assert_eq!(details["server_name"], "localhost");
+    let (open, udp) = (&details["open_streams"], &details["backend_udp"]);
+    let stream = &open["oldest"][0];
+    assert_eq!((&open["count"], &stream["number"]), (&1.into(), &2.into()), "{open}");
+    assert_eq!((&stream["bytes_up"], &stream["held_down"]), (&4.into(), &0.into()), "{open}");
+    let (tcp, own) = (&stream["backend"]["tcp"], &stream["backend"]["local"]);
+    assert!(own.as_str().unwrap().starts_with("127.0.0.1:"), "{open}");
+    assert_eq!(tcp["state"], "established", "{open}");
+    assert!(tcp["rtt_ms"].as_f64().unwrap() > 0.0, "{open}");
+    assert_eq!((&udp["datagrams_sent"], &udp["datagrams_received"]), (&1.into(), &1.into()));
+    assert!(udp["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{udp}");
     let leg = &details["client_leg"];
     assert_eq!(leg["client"], shown["client"]);
     for field in ["rtt_ms", "congestion_window", "packets_sent", "bytes_sent", "bytes_received"] {

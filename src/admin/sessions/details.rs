@@ -6,11 +6,15 @@ use serde::Serialize;
 
 use super::Summary;
 use crate::{
-    bridge::{Account, Accounts, QueueState},
+    backend::{ConnectionState, UdpState},
+    bridge::{Account, Accounts, FlowState, QueueState, StreamState, Totals},
     reason::Ending,
     session::registry::LiveSession,
     transport::LegState,
 };
+
+/// Streams of one session that are shown: some 150 KB, and a question to the kernel for each.
+const MOST_STREAMS: usize = 256;
 
 /// The body of `GET /api/sessions/ID`.
 #[derive(Serialize)]
@@ -27,6 +31,9 @@ pub(super) struct Details {
     down: Direction,
     datagram_queue: Queue,
     client_leg: Leg,
+    open_streams: OpenStreams,
+    /// The socket to the backend that carries datagrams, if there is one.
+    backend_udp: Option<Udp>,
 }
 
 impl Details {
@@ -47,6 +54,8 @@ impl Details {
             down,
             datagram_queue: Queue::of(&session.datagram_queue()),
             client_leg: Leg::of(&session.client_leg()),
+            open_streams: OpenStreams::of(session),
+            backend_udp: session.udp().map(|state| Udp::of(state, totals)),
         }
     }
 }
@@ -87,6 +96,117 @@ impl Leg {
             bytes_sent: state.bytes_sent,
             bytes_received: state.bytes_received,
             datagram_room: state.datagram_room,
+        }
+    }
+}
+
+/// The streams that are open, the gateway's own too: how many, and the oldest of them.
+#[derive(Serialize)]
+struct OpenStreams {
+    count: usize,
+    oldest: Vec<Stream>,
+}
+
+impl OpenStreams {
+    fn of(session: &LiveSession) -> Self {
+        let (count, oldest) = session.open_streams(MOST_STREAMS);
+        Self { count, oldest: oldest.into_iter().map(Stream::of).collect() }
+    }
+}
+
+/// One stream and its connection.
+#[derive(Serialize)]
+struct Stream {
+    /// It is the session's so many-eth stream.
+    number: u64,
+    kind: &'static str,
+    opened_by: &'static str,
+    age_seconds: u64,
+    bytes_up: u64,
+    bytes_down: u64,
+    held_up: u64,
+    held_down: u64,
+    up_is_over: bool,
+    down_is_over: bool,
+    /// Null while it is dialled.
+    backend: Option<Connection>,
+}
+
+impl Stream {
+    fn of(state: StreamState) -> Self {
+        let StreamState { number, kind, opened_by, age, up, down, backend } = state;
+        let FlowState { delivered: bytes_up, held: held_up, is_over: up_is_over } = up;
+        let FlowState { delivered: bytes_down, held: held_down, is_over: down_is_over } = down;
+        let (age_seconds, backend) = (age.as_secs(), backend.map(Connection::of));
+        Self {
+            number,
+            kind,
+            opened_by,
+            age_seconds,
+            bytes_up,
+            bytes_down,
+            held_up,
+            held_down,
+            up_is_over,
+            down_is_over,
+            backend,
+        }
+    }
+}
+
+/// A connection to the backend.
+#[derive(Serialize)]
+struct Connection {
+    local: Option<String>,
+    peer: Option<String>,
+    /// Null where it is not TCP, or the kernel does not say.
+    tcp: Option<Tcp>,
+}
+
+impl Connection {
+    fn of(state: ConnectionState) -> Self {
+        let ConnectionState { local, peer, tcp } = state;
+        let tcp = tcp.map(|tcp| Tcp {
+            state: tcp.state,
+            rtt_ms: millis(tcp.rtt),
+            rtt_variance_ms: millis(tcp.rtt_variance),
+            retransmits: tcp.retransmits,
+            unacked: tcp.unacked,
+            congestion_window: tcp.congestion_window,
+        });
+        Self { local, peer, tcp }
+    }
+}
+
+/// How TCP does. Whatever is not a time is in segments.
+#[derive(Serialize)]
+struct Tcp {
+    state: &'static str,
+    rtt_ms: f64,
+    rtt_variance_ms: f64,
+    retransmits: u32,
+    unacked: u32,
+    congestion_window: u32,
+}
+
+/// The socket that carries datagrams.
+#[derive(Serialize)]
+struct Udp {
+    local: Option<String>,
+    peer: Option<String>,
+    datagrams_sent: u64,
+    datagrams_received: u64,
+    refused: u64,
+}
+
+impl Udp {
+    fn of(UdpState { local, peer, refused }: UdpState, totals: &Totals) -> Self {
+        Self {
+            local: local.map(|local| local.to_string()),
+            peer: peer.map(|peer| peer.to_string()),
+            datagrams_sent: totals.up.datagrams.delivered.get(),
+            datagrams_received: totals.down.datagrams.taken.get(),
+            refused,
         }
     }
 }

@@ -94,13 +94,14 @@ struct Handover<'a> {
     held: Held<'a, [Bytes; 1]>,
     bytes: usize,
     context: &'a Context,
+    books: &'a HalfBooks,
 }
 
 impl<'a> Handover<'a> {
     fn new(chunk: Bytes, context: &'a Context, books: &'a HalfBooks) -> Self {
         let bytes = chunk.len();
         books.take(bytes);
-        Self { held: Held::new([chunk], books), bytes, context }
+        Self { held: Held::new([chunk], books), bytes, context, books }
     }
 
     fn chunk(&mut self) -> &mut Bytes {
@@ -112,6 +113,7 @@ impl Drop for Handover<'_> {
     fn drop(&mut self) {
         let passed = self.bytes - self.chunk().len();
         self.context.stream_down(passed as u64);
+        self.books.deliver(passed);
     }
 }
 

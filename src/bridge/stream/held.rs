@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use tokio::time::sleep;
 
 use super::{
-    Context, Cut, Kind, OpenStream, Progress, backend_broke, carry, contain, cut_backend, down,
+    Context, Cut, Kind, OpenStream, Record, backend_broke, carry, contain, cut_backend, down,
     down::Down, let_go_of_send, refuse_bidi, session_ended, spawn,
 };
 use crate::{
@@ -53,7 +53,10 @@ pub fn bridge_own<S: SendStream, R: RecvStream>(
                 OpenedBy::Gateway => Kind::GatewayBidi,
             };
             match OpenStream::new(&context, kind) {
-                Some(open) => spawn(open, own(context, tcp, send, recv)),
+                Some(open) => {
+                    let bridge = own(context, Arc::clone(&open.record), tcp, send, recv);
+                    spawn(open, bridge);
+                }
                 None => refuse_bidi(&context, &mut send, &mut recv, StreamEnd::TooManyStreams),
             }
         }
@@ -72,7 +75,8 @@ pub fn push_bidi<S: SendStream, R: RecvStream>(
             let Some((tcp, stream)) = pushed_stream(&context, tcp, stream).await else { return };
             let Some(open) = OpenStream::new(&context, Kind::GatewayBidi) else { return };
             let (mut send, mut recv) = stream;
-            spawn(open, async move { carry(&context, tcp, &mut send, &mut recv).await });
+            let record = Arc::clone(&open.record);
+            spawn(open, async move { carry(&context, &record, tcp, &mut send, &mut recv).await });
         }
     });
 }
@@ -88,7 +92,8 @@ pub fn push_uni<S: SendStream>(
         async move {
             let Some((tcp, send)) = pushed_stream(&context, tcp, stream).await else { return };
             let Some(open) = OpenStream::new(&context, Kind::GatewayUni) else { return };
-            spawn(open, carry_down(context, tcp, send));
+            let bridge = carry_down(context, Arc::clone(&open.record), tcp, send);
+            spawn(open, bridge);
         }
     });
 }
@@ -160,11 +165,12 @@ async fn leave(context: &Context, tcp: BackendConnection) {
 /// Bridges a session's one connection and its one stream, and ends the session with them.
 async fn own(
     context: Arc<Context>,
+    open: Arc<Record>,
     tcp: BackendConnection,
     mut send: impl SendStream,
     mut recv: impl RecvStream,
 ) -> StreamEnd {
-    let why = carry(&context, tcp, &mut send, &mut recv).await;
+    let why = carry(&context, &open, tcp, &mut send, &mut recv).await;
     let Some(ending) = session_end(why) else { return why };
     let delivered = send.delivered();
     let farewell = async {
@@ -207,19 +213,21 @@ fn session_end(why: StreamEnd) -> Option<Ending> {
 /// many servers take that for a client which has gone.
 async fn carry_down(
     context: Arc<Context>,
+    open: Arc<Record>,
     mut tcp: BackendConnection,
     mut send: impl SendStream,
 ) -> StreamEnd {
-    let progress = Progress::new(None);
+    tcp.show(&open.sight);
+    let progress = &open.progress;
     // Nothing is owed to the backend.
     progress.end_up();
-    let books = StreamBooks::new(&context);
+    let books = StreamBooks::new(&context, &open.up, &open.down);
     let ended = {
         let (reader, _writer) = tcp.split();
         tokio::select! {
             biased;
             () = context.ended() => Err(session_ended(&context)),
-            ended = down::pump(reader, &mut send, &context, &books.down, &progress) => ended,
+            ended = down::pump(reader, &mut send, &context, books.down, progress) => ended,
         }
     };
     books.end(match &ended {
@@ -234,7 +242,7 @@ async fn carry_down(
         }
         Err(Cut(why)) => {
             cut_backend(tcp, why == StreamEnd::SessionEnded && progress.owes_nothing());
-            let_go_of_send(&mut send, why, &progress);
+            let_go_of_send(&mut send, why, progress);
             why
         }
     }

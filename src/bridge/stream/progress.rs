@@ -16,7 +16,7 @@ use crate::reason::StreamEnd;
 /// How far both pumps of a stream are.
 ///
 /// They run on one task, so nothing here is contended; it is atomic because a worker's tasks have to be
-/// `Send`.
+/// `Send`, and for those who look on.
 #[derive(Debug)]
 pub(super) struct Progress {
     up_over: AtomicBool,
@@ -42,6 +42,11 @@ impl Progress {
             began: Instant::now(),
             moved: AtomicU64::new(0),
         }
+    }
+
+    /// How long ago the stream was opened.
+    pub(super) fn age(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// The client's FIN was passed on, or it was asked to stop.

@@ -94,6 +94,7 @@ async fn carry(
 ) -> Result<(), Failure> {
     let passed = |bytes: usize| {
         context.stream_up(bytes as u64);
+        books.deliver(bytes);
         progress.move_bytes();
     };
     let pace = Pace::new(context.rates.bytes_up.as_deref(), progress);
