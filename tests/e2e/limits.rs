@@ -311,7 +311,8 @@ async fn streams_above_the_byte_rate_are_slowed_and_lose_nothing() {
         assert!(begun.elapsed() >= least, "{direction}: {:?}", begun.elapsed());
         let labels = [("direction", slowed)];
         let waited = gateway.metric("tidegate_stream_slowed_bytes_total", &labels);
-        assert!((1.0..=451_424.0).contains(&waited), "{direction}: {waited}");
+        // What came at once may be short of that second's worth by less than a turn of 20 ms.
+        assert!((1.0..=472_396.0).contains(&waited), "{direction}: {waited}");
         session.close(0, "").await;
         gateway.shut_down().await;
     }
