@@ -5,7 +5,8 @@
 //! each key of its algorithm. Headers that bring a key along, or say where to fetch one, are not read. What a token
 //! marks as critical (`crit`) is not understood, and so it is refused (RFC 7515 section 4.1.11).
 //!
-//! The library decides on signature, audience and issuer. Times are decided here, because its clock is the
+//! The library decides on signature, audience and issuer, but for an audience that nobody asked for, of which it
+//! lets pass what is neither a text nor a list of texts. Times are decided here, because its clock is the
 //! system's, in whole seconds, and cannot be given.
 
 use std::{
@@ -25,6 +26,7 @@ pub(crate) type Claims = Map<String, Value>;
 /// What verifies the tokens of one credential.
 pub(super) struct Verifier {
     keys: Vec<Key>,
+    asks_audience: bool,
     leeway: Duration,
 }
 
@@ -39,7 +41,8 @@ impl Verifier {
     pub(super) fn new(settings: &Jwt) -> Self {
         crypto::install();
         let keys = settings.keys.iter().map(|key| Key::new(key, settings)).collect();
-        Self { keys, leeway: settings.leeway }
+        let asks_audience = !settings.audience.is_empty();
+        Self { keys, asks_audience, leeway: settings.leeway }
     }
 
     /// What the token says, if it is good, and when it ends, leeway included.
@@ -59,6 +62,9 @@ impl Verifier {
         for key in self.keys.iter().filter(fits) {
             match decode::<Claims>(token, &key.key, &key.rules) {
                 Ok(good) => {
+                    if !self.asks_audience && good.claims.contains_key("aud") {
+                        return Err(Unfit::Invalid);
+                    }
                     let ends = self.times(&good.claims, now)?;
                     return Ok((good.claims, ends));
                 }

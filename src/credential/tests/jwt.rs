@@ -162,8 +162,62 @@ fn a_token_for_somebody_else_is_refused_though_nobody_asks() {
     let secret = "keys = [{ secret = { file = \"hs256.secret\" } }]";
     let gate = gate(&format!("[credential.c.jwt]\n{secret}"));
     assert!(check(&gate, &token(r#"{"exp":9}"#), NOW).is_ok());
-    let other = token(r#"{"exp":9,"aud":"shop"}"#);
-    assert_eq!(check(&gate, &other, NOW), Err(Refusal::CredentialInvalid));
+    for audience in [r#""shop""#, r#"["shop"]"#, r#"["shop",5]"#, "[]", "5", "{}", "null"] {
+        let other = token(&format!(r#"{{"exp":9,"aud":{audience}}}"#));
+        assert_eq!(check(&gate, &other, NOW), Err(Refusal::CredentialInvalid), "{audience}");
+    }
+}
+
+/// What is no audience or issuer at all equals none that is wanted.
+#[test]
+fn an_audience_or_issuer_of_another_kind_lets_nobody_in() {
+    let gate = gate(
+        "[credential.c.jwt]\nkeys = [{ secret = { file = \"hs256.secret\" } }]\n\
+         audience = [\"game\"]\nissuer = [\"login\"]",
+    );
+    for (audience, issuer, fits) in [
+        (r#""game""#, r#""login""#, true),
+        (r#"["shop","game"]"#, r#""login""#, true),
+        (r#"["game",5]"#, r#""login""#, false),
+        (r#"{"game":1}"#, r#""login""#, false),
+        ("null", r#""login""#, false),
+        ("[]", r#""login""#, false),
+        (r#""Game""#, r#""login""#, false),
+        (r#""game ""#, r#""login""#, false),
+        (r#""game""#, r#"{"login":1}"#, false),
+        (r#""game""#, r#"["login",5]"#, false),
+        (r#""game""#, "true", false),
+        (r#""game""#, "null", false),
+    ] {
+        let token = token(&format!(r#"{{"exp":9,"aud":{audience},"iss":{issuer}}}"#));
+        assert_eq!(check(&gate, &token, NOW).is_ok(), fits, "{audience} {issuer}");
+    }
+}
+
+/// Claims nested deeper than anybody writes them, and numbers that are no dates.
+#[test]
+fn odd_claims_of_a_good_signature_are_refused_and_break_nothing() {
+    let gate = gate("[credential.c.jwt]\nkeys = [{ secret = { file = \"hs256.secret\" } }]");
+    let deep = format!(r#"{{"exp":9,"x":{}{}}}"#, "[".repeat(1500), "]".repeat(1500));
+    for claims in [
+        deep.as_str(),
+        r#"{"exp":-1}"#,
+        r#"{"exp":1e400}"#,
+        r#"{"exp":1e300}"#,
+        r#"{"exp":18446744073709551615}"#,
+        r#"{"exp":9,"nbf":1e300}"#,
+        r#"{"exp":9,"nbf":"0"}"#,
+        r#"{"exp":[9]}"#,
+        r#"{"exp":null}"#,
+        r#"{"exp":true}"#,
+        r#"["exp",9]"#,
+        "9",
+    ] {
+        let found = check(&gate, &token(claims), NOW);
+        assert_eq!(found, Err(Refusal::CredentialInvalid), "{}", claims.len());
+    }
+    let far = check(&gate, &token(r#"{"exp":9007199254740991}"#), NOW).unwrap();
+    assert!(far.ends.is_some());
 }
 
 #[test]
