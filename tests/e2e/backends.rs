@@ -21,7 +21,10 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::harness::{Setup, TestGateway, pattern, soon};
+use crate::{
+    credentials::{Dir, bearer, line},
+    harness::{Setup, TestGateway, pattern, soon},
+};
 
 /// A server that says its name of one byte and then sends back what it gets. Dropping it kills it with
 /// all of its connections.
@@ -282,6 +285,35 @@ async fn a_room_goes_to_one_endpoint_on_every_gateway() {
     }
     assert_eq!(seen[0], seen[1]);
     assert!(seen[0].contains(&b'a') && seen[0].contains(&b'b'), "{:?}", seen[0]);
+}
+
+/// Whatever path a client asks for, and from whichever connection: who it is says where it goes.
+#[tokio::test]
+async fn a_client_goes_by_its_claim_to_one_endpoint() {
+    let (a, b, dir) = (Server::start(b'a').await, Server::start(b'b').await, Dir::new("hashed"));
+    let tokens: Vec<_> = (0..12).map(|n| format!("token-of-robot-{n}")).collect();
+    let named = tokens.iter().enumerate().map(|(n, token)| line(&format!("robot-{n}"), token));
+    let file = dir.write("robots.tokens", named.collect::<String>());
+    let setup = Setup::new().tables(&format!(
+        "[[route]]\nname = \"game\"\npath = \"/game/{{room}}\"\norigins = \"any\"\nbackend = \"game\"\n\
+         datagrams = \"drop\"\ncredentials = [\"robots\"]\n[credential.robots]\ntokens = {file:?}\n\
+         [backend.game]\nbalance = \"hash\"\nhash_on = \"claim:sub\"\n\
+         endpoints = [{{ name = \"a\", tcp = \"{}\" }}, {{ name = \"b\", tcp = \"{}\" }}]\n",
+        a.address, b.address
+    ));
+    let gateway = setup.start().await;
+    let mut servers = BTreeSet::new();
+    for token in &tokens {
+        let mut of_one = BTreeSet::new();
+        for path in ["/game/1", "/game/2", "/game/3"] {
+            let session = gateway.try_session(path, &bearer(token)).await.unwrap();
+            of_one.insert(echo(&session, b"who?").await);
+        }
+        assert_eq!(of_one.len(), 1, "{token}");
+        servers.extend(of_one);
+    }
+    assert_eq!(servers, BTreeSet::from([b'a', b'b']));
+    gateway.shut_down().await;
 }
 
 /// Knows one name, until it does not; and how often it was asked since.

@@ -1,13 +1,15 @@
 //! Clients that show certificates of their own.
 
+use std::time::{Duration, SystemTime};
+
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
-use tidegate::client::{self, Identity, Options, RequestOptions, Trust};
+use tidegate::client::{self, Closed, Identity, Options, RequestOptions, Trust};
 
 use crate::{
     credentials::Dir,
-    harness::{Setup, TcpBackend, TestGateway, expect_text, soon},
+    harness::{Setup, TcpBackend, TestGateway, echo_tcp, expect_text, soon},
 };
 
 /// Somebody who issues certificates.
@@ -27,7 +29,17 @@ impl Authority {
 
     /// A client's certificate for this name.
     fn identity(&self, name: &str) -> Identity {
+        self.identity_with(name, |_| {})
+    }
+
+    /// One that is good until then, which it says in whole seconds.
+    fn identity_until(&self, name: &str, end: SystemTime) -> Identity {
+        self.identity_with(name, |params| params.not_after = end.into())
+    }
+
+    fn identity_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        change(&mut params);
         params.distinguished_name.push(DnType::CommonName, format!("cn of {name}"));
         params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
         let key = KeyPair::generate().unwrap();
@@ -83,6 +95,43 @@ async fn a_certificate_with_a_listed_name_lets_in_and_names_the_client() {
             }
             other => panic!("{other}"),
         }
+    }
+    gateway.shut_down().await;
+}
+
+/// The client is told why, as with a token that is over; and nobody gets a new session by it.
+#[tokio::test]
+async fn a_session_ends_with_its_clients_certificate() {
+    let (dir, authority) = (Dir::new("ending"), Authority::new());
+    let setup = Setup::new()
+        .route_with("/x", Some(echo_tcp().await), None, "credentials = [\"fleet\"]")
+        .tables("[credential.fleet]\ncertificates = \"any\"")
+        .listener(&asks(&dir.write("roots.pem", &authority.pem), true));
+    let gateway = setup.start().await;
+    // On a busy machine a certificate may be over before it is looked at; then with a longer one.
+    let mut life = Duration::from_secs(1);
+    let (connection, session) = loop {
+        let identity = authority.identity_until("a.test", SystemTime::now() + life);
+        let endpoint = client(&gateway, Some(identity));
+        if let Ok(connection) = soon(endpoint.connect(gateway.address(), "localhost")).await {
+            let options = RequestOptions::default();
+            let session = soon(connection.open_session(&gateway.url("/x"), &options)).await;
+            if let Ok(session) = session {
+                break (connection, session);
+            }
+        }
+        life *= 2;
+    };
+    let closed = soon(session.closed()).await;
+    assert_eq!(closed, Closed::ByServer { code: 4, reason: "credential_expired".into() });
+    gateway.session_ends("credential_expired", 1.0).await;
+    // The connection stands for a moment longer.
+    let again = soon(connection.open_session(&gateway.url("/x"), &RequestOptions::default())).await;
+    match again.unwrap_err() {
+        client::Refused::Status { status, reason, .. } => {
+            assert_eq!((status.as_u16(), reason.as_deref()), (401, Some("credential_expired")));
+        }
+        other => panic!("{other}"),
     }
     gateway.shut_down().await;
 }

@@ -21,6 +21,7 @@ use tidegate::{
 use crate::{
     harness::{Setup, TcpBackend, TestGateway, echo_tcp, expect_text, soon},
     log,
+    reload::reload,
 };
 
 /// A folder for the files of one test, which is removed at the end.
@@ -50,13 +51,13 @@ impl Drop for Dir {
 }
 
 /// A line of a file of tokens.
-fn line(name: &str, token: &str) -> String {
+pub(crate) fn line(name: &str, token: &str) -> String {
     let hash: String = token_hash(token).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{name}:sha256={hash}\n")
 }
 
 /// What a native client sends.
-fn bearer(token: &str) -> RequestOptions {
+pub(crate) fn bearer(token: &str) -> RequestOptions {
     let mut headers = HeaderMap::new();
     let value = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
     headers.insert(header::AUTHORIZATION, value);
@@ -217,8 +218,12 @@ async fn two_authorizations_are_a_bad_request() {
 
 /// A signed token with these claims, made with [`SECRET`].
 fn signed(claims: &str) -> String {
+    signed_with(SECRET, claims)
+}
+
+fn signed_with(secret: &str, claims: &str) -> String {
     let message = [r#"{"alg":"HS256"}"#, claims].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
-    let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
     let signature = hmac::sign(&key, message.as_bytes());
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
@@ -302,5 +307,59 @@ async fn a_session_ends_with_its_token() {
     let closed = soon(session.closed()).await;
     assert_eq!(closed, Closed::ByServer { code: 4, reason: "credential_expired".into() });
     gateway.session_ends("credential_expired", 1.0).await;
+    gateway.shut_down().await;
+}
+
+/// What is read again decides on who comes then, and whoever is in stays in. A file that is bad changes nothing.
+#[tokio::test]
+async fn a_reload_changes_tokens_and_keys_and_spares_who_is_in() {
+    const NEW_SECRET: &str = "another-secret-that-is-shared-with-the-issuer";
+    let dir = Dir::new("reload");
+    let tokens = dir.write("robots.tokens", line("alice", ALICE));
+    let secret = dir.write("secret", SECRET);
+    let setup = Setup::new()
+        .route_with("/robots", Some(echo_tcp().await), None, "credentials = [\"robots\"]")
+        .route_with("/game", Some(echo_tcp().await), None, "credentials = [\"players\"]")
+        .tables(&format!(
+            "[credential.robots]\ntokens = {tokens:?}\n[credential.players.jwt]\n\
+             keys = [{{ secret = {{ file = {secret:?} }} }}]"
+        ));
+    let gateway = setup.clone().start().await;
+    let claims = format!(r#"{{"sub":"alice","exp":{}}}"#, after(Duration::from_secs(3600)));
+    let [old, new] = [SECRET, NEW_SECRET].map(|secret| signed_with(secret, &claims));
+    let lives = [
+        gateway.try_session("/robots", &bearer(ALICE)).await.unwrap(),
+        gateway.try_session("/game", &bearer(&old)).await.unwrap(),
+    ];
+    let invalid = (401, "credential_invalid".to_owned());
+    let old_ones_count = async || {
+        for (path, good, bad) in [("/robots", ALICE, BOB), ("/game", &*old, &*new)] {
+            gateway.try_session(path, &bearer(good)).await.unwrap().close(0, "").await;
+            assert_eq!(gateway.refusal(path, &bearer(bad)).await, invalid, "{path}");
+        }
+    };
+    old_ones_count().await;
+
+    dir.write("secret", NEW_SECRET);
+    dir.write("robots.tokens", "alice:sha256=what is no hash\n");
+    reload(&gateway, &setup).await.unwrap_err();
+    old_ones_count().await;
+
+    dir.write("robots.tokens", line("bob", BOB));
+    let reloaded = reload(&gateway, &setup).await.unwrap();
+    let said = format!("{reloaded:?}");
+    for secret in [SECRET, NEW_SECRET, ALICE, BOB] {
+        assert!(!said.contains(secret), "{said}");
+    }
+    for (path, good, bad) in [("/robots", BOB, ALICE), ("/game", &*new, &*old)] {
+        gateway.try_session(path, &bearer(good)).await.unwrap().close(0, "").await;
+        assert_eq!(gateway.refusal(path, &bearer(bad)).await, invalid, "{path}");
+    }
+    for session in &lives {
+        let (mut send, mut recv) = soon(session.open_bidi()).await.unwrap();
+        send.write(b"still in").await.unwrap();
+        send.finish();
+        assert_eq!(soon(recv.read_to_end(10)).await.unwrap(), b"still in");
+    }
     gateway.shut_down().await;
 }
