@@ -11,7 +11,7 @@ mod steady;
 
 use std::{process::Output, time::Duration};
 
-use self::server::{Fault, serve};
+use self::server::{Fault, TOKEN, serve};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -44,6 +44,29 @@ async fn report(fault: Fault, line: &str) -> (Option<i32>, Value) {
 fn errors(report: &Value) -> Vec<(&str, u64)> {
     let groups = report["errors"].as_array().unwrap().iter();
     groups.map(|e| (e["kind"].as_str().unwrap(), e["count"].as_u64().unwrap())).collect()
+}
+
+/// A token and further headers get in where they are asked for, and nothing else does; and no message shows them.
+#[tokio::test]
+async fn sessions_show_a_token_and_further_headers() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let file = folder.join(format!("load-token-{}", std::process::id()));
+    std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
+    let file = file.display();
+    for (line, code) in [
+        (format!("--token-file {file} --header X-Robot:r7"), 0),
+        (format!("--token-file {file}"), 1),
+        ("--header x-robot:r7".to_owned(), 1),
+        ("--token-file /nowhere/at/all".to_owned(), 2),
+    ] {
+        let output = run(&serve(Fault::AsksWho), &line).await;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert_eq!(output.status.code(), Some(code), "{line}: {said}");
+        assert!(!said.contains(TOKEN), "{said}");
+    }
+    // Nobody needs it any more.
+    _ = std::fs::remove_file(file.to_string());
 }
 
 #[tokio::test]

@@ -31,11 +31,16 @@ pub(crate) enum Fault {
     WrongDatagram,
     /// Answers 404.
     NotFound,
+    /// Answers 403 to whoever does not show [`TOKEN`] and the header `x-robot: r7`.
+    AsksWho,
     /// Ends the connection at the first datagram.
     Gone,
     /// Stops for [`STALL`] once on every stream, after [`BEFORE_STALL`] bytes.
     Stall,
 }
+
+/// What [`Fault::AsksWho`] asks for.
+pub(crate) const TOKEN: &str = "a-token-of-the-test";
 
 /// How long [`Fault::Stall`] takes.
 const STALL: Duration = Duration::from_millis(100);
@@ -72,6 +77,11 @@ async fn session(incoming: IncomingSession, fault: Fault) {
     assert_eq!(request.path(), "/echo?x=1");
     if fault == Fault::NotFound {
         return request.not_found().await;
+    }
+    let shows = |name: &str, value: &str| request.headers().get(name).is_some_and(|v| v == value);
+    let is_known = shows("authorization", &format!("Bearer {TOKEN}")) && shows("x-robot", "r7");
+    if fault == Fault::AsksWho && !is_known {
+        return request.forbidden().await;
     }
     let connection = request.accept().await.unwrap();
     if fault == Fault::Gone {

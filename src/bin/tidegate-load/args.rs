@@ -5,6 +5,7 @@ pub(crate) mod steady;
 use std::{ffi::OsString, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, value_parser};
+use http::{HeaderName, HeaderValue};
 use tidegate::config::{ByteSize, parse_duration};
 
 use self::steady::{
@@ -116,6 +117,12 @@ pub(crate) struct TargetArgs {
     /// The `Origin` header of each session; none unless given
     #[arg(long, value_parser = origin)]
     pub(crate) origin: Option<String>,
+    /// File with a token that each session shows: `Authorization: Bearer TOKEN`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// A further header of each session; may be repeated
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl TargetArgs {
@@ -135,6 +142,13 @@ impl TargetArgs {
         }
         if let Some(origin) = &self.origin {
             words.extend(["--origin".into(), origin.into()]);
+        }
+        if let Some(file) = &self.token_file {
+            words.extend(["--token-file".into(), file.into()]);
+        }
+        for (name, value) in &self.headers {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            words.extend(["--header".into(), format!("{name}: {value}").into()]);
         }
         words
     }
@@ -192,9 +206,20 @@ pub(crate) struct OutputArgs {
 
 /// Whatever an HTTP header can hold, so that wrong origins can be tried.
 fn origin(text: &str) -> Result<String, String> {
-    http::HeaderValue::from_str(text)
+    HeaderValue::from_str(text)
         .map(|_valid| text.to_owned())
         .map_err(|_invalid| "not the value of a header field".to_owned())
+}
+
+/// `NAME: VALUE`. What a value says is not for error messages: it may be a credential.
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), &'static str> {
+    let (name, value) = text.split_once(':').ok_or("write it as \"NAME: VALUE\"")?;
+    let name = HeaderName::from_bytes(name.trim().as_bytes());
+    let name = name.map_err(|_invalid| "not the name of a header field")?;
+    let value = HeaderValue::from_str(value.trim());
+    let mut value = value.map_err(|_invalid| "not the value of a header field")?;
+    value.set_sensitive(true);
+    Ok((name, value))
 }
 
 /// `500ms`, `10s`, `2m`.
@@ -307,6 +332,10 @@ mod tests {
             "--datagram-bytes 1",
             "--datagram-bytes 70000",
             "--origin \u{7}",
+            "--header x",
+            "--header x\u{7}:1",
+            "--header x:\u{7}",
+            "--header :path:/",
             "--url http://localhost/",
         ] {
             assert!(parse(&format!("{base} {wrong}")).is_err(), "{wrong}");

@@ -42,7 +42,8 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser};
-use tidegate::client::Trust;
+use http::{HeaderMap, HeaderValue, header};
+use tidegate::client::{RequestOptions, Trust};
 use tokio::time::Instant;
 
 use self::{
@@ -210,13 +211,14 @@ fn print(text: &str) -> Result<(), String> {
 
 /// What is driven, with descriptors enough for it.
 fn load(target: &TargetArgs, args: &LoadArgs) -> Result<Load, String> {
-    let trust = match trust(&target.trust) {
-        Ok(trust) => trust,
+    let read = trust(&target.trust).and_then(|trust| Ok((trust, request(target)?)));
+    let (trust, request) = match read {
+        Ok(read) => read,
         Err(problem) => Args::command().error(clap::error::ErrorKind::Io, problem).exit(),
     };
     let url = &target.url;
     let resolved = Target::resolve(url, trust).map_err(|e| format!("cannot resolve {url}: {e}"))?;
-    let load = Load::new(resolved, target, args);
+    let load = Load::new(resolved, request, args);
     raise_descriptor_limit(&load)?;
     Ok(load)
 }
@@ -231,6 +233,28 @@ fn trust(args: &TrustArgs) -> Result<Trust, String> {
     let pem = std::fs::read_to_string(file)
         .map_err(|e| format!("cannot read --ca {}: {e}", file.display()))?;
     Ok(Trust::Roots(pem))
+}
+
+/// What each session asks with. The token is not shown, whatever is wrong with it.
+fn request(args: &TargetArgs) -> Result<RequestOptions, String> {
+    let mut headers: HeaderMap = HeaderMap::new();
+    for (name, value) in &args.headers {
+        headers.append(name, value.clone());
+    }
+    if let Some(file) = &args.token_file {
+        let shown = file.display();
+        let token = std::fs::read_to_string(file)
+            .map_err(|e| format!("cannot read --token-file {shown}: {e}"))?;
+        if token.trim().is_empty() {
+            return Err(format!("--token-file {shown} has no token"));
+        }
+        let value = HeaderValue::from_str(&format!("Bearer {}", token.trim()));
+        let mut value = value
+            .map_err(|_shows_it| format!("--token-file {shown}: what is there is no token"))?;
+        value.set_sensitive(true);
+        headers.append(header::AUTHORIZATION, value);
+    }
+    Ok(RequestOptions { origin: args.origin.clone(), headers })
 }
 
 /// Each client socket takes a descriptor, each runtime a few.

@@ -121,7 +121,8 @@ mod tests {
     use super::*;
 
     fn target() -> TargetArgs {
-        let line = "tidegate-load rr --url https://localhost:4433/echo?x=1 --origin https://a.test";
+        let line = "tidegate-load rr --url https://localhost:4433/echo?x=1 --origin https://a.test \
+                    --token-file t --header a:1 --header a:2";
         let hash = format!("--cert-hash {}", "0f".repeat(32));
         let words = line.split(' ').chain(hash.split(' '));
         match Args::parse_from(words).command {
@@ -144,6 +145,9 @@ mod tests {
         for target in [&rr.steady.target, &datagram.steady.target] {
             assert_eq!(target.trust.cert_hash[0].0, [0x0f; 32]);
             assert_eq!(target.origin.as_deref(), Some("https://a.test"));
+            assert_eq!(target.token_file.as_deref(), Some(Path::new("t")));
+            let headers = target.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes()));
+            assert_eq!(headers.collect::<Vec<_>>(), [("a", &b"1"[..]), ("a", b"2")]);
         }
     }
 

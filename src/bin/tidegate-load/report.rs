@@ -377,7 +377,7 @@ mod tests {
         };
         let trust = tidegate::client::Trust::DangerAcceptAny;
         let target = Target::resolve(&args.target.url, trust).unwrap();
-        let load = Load::new(target, &args.target, &args.load);
+        let load = Load::new(target, tidegate::client::RequestOptions::default(), &args.load);
         let tally = Tally::new(Arc::default());
         let count = tally.count();
         count.connections.add(2);

@@ -23,7 +23,7 @@ use tidegate::client::{Closed, Connection, Endpoint, Options, Refused, RequestOp
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    args::{LoadArgs, TargetArgs},
+    args::LoadArgs,
     progress::{self, Live},
     tally::{Counters, Failure, Kind, Tally, Timed, Totals},
     target::Target,
@@ -59,7 +59,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn new(target: Target, who: &TargetArgs, args: &LoadArgs) -> Self {
+    pub(crate) fn new(target: Target, request: RequestOptions, args: &LoadArgs) -> Self {
         let per_connection = args.per_connection.get();
         let connections = args.sessions.div_ceil(per_connection).max(1);
         let at_once_per_connection = per_connection.min(args.concurrency.get());
@@ -69,7 +69,7 @@ impl Load {
         let threads = args.threads.or_else(processors).map_or(1, NonZeroU32::get);
         Self {
             target,
-            request: RequestOptions { origin: who.origin.clone(), ..RequestOptions::default() },
+            request,
             sessions: args.sessions,
             per_connection,
             at_once_per_connection,

@@ -388,7 +388,11 @@ pub(crate) mod tests {
         };
         let trust = tidegate::client::Trust::DangerAcceptAny;
         let target = Target::resolve(&args.steady.target.url, trust).unwrap();
-        let load = Load::new(target, &args.steady.target, &args.steady.fleet.load());
+        let load = Load::new(
+            target,
+            tidegate::client::RequestOptions::default(),
+            &args.steady.fleet.load(),
+        );
         let tally = Tally::new(Arc::default());
         for millis in 1..=100 {
             tally.took(Timed::Operation, Duration::from_millis(millis));
