@@ -19,6 +19,7 @@ mod destination;
 #[allow(clippy::disallowed_types, reason = "owns toml")]
 mod diff;
 mod effective;
+mod file;
 mod host;
 mod host_pattern;
 mod introduction;
@@ -41,6 +42,7 @@ use std::{
     collections::BTreeMap, fmt, net::SocketAddr, num::NonZeroU32, sync::Arc, thread, time::Duration,
 };
 
+pub(crate) use self::file::read_file;
 pub use self::{
     backend::{Backend, Dial, Endpoint, Keepalive, ProxyProtocol, Roots},
     certificate_name::{CertificateName, CertificateNames},

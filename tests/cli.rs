@@ -519,6 +519,32 @@ mod run {
         assert_eq!(gateway.exit_code().await, 0);
     }
 
+    /// No process is smaller than a mebibyte. What it holds is known before the first client comes.
+    #[tokio::test]
+    async fn a_process_that_holds_more_memory_than_it_may_lets_nobody_in_until_it_may_hold_more() {
+        let dir = Dir::new("run-memory");
+        let setup = Setup { tcp: echo_tcp().await, udp: echo_udp().await, ..Setup::default() };
+        let little = format!("{}[limits]\nmemory = \"1MiB\"\n", setup.toml());
+        let file = dir.write("tidegate.toml", &little);
+        let mut gateway = Program::start(&["run", "-c", &file, "--print", "json"]).await;
+        let options =
+            client::Options::new(Trust::Hashes(vec![unhex(gateway.fact("cert_hash_hex"))]));
+        let endpoint = client::Endpoint::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap();
+        assert!(soon(endpoint.connect(gateway.quic(), "localhost")).await.is_err());
+        gateway.shows("tidegate_memory_limit_bytes 1048576").await;
+        gateway.shows("tidegate_memory_short 1").await;
+        assert_eq!(gateway.get("/readyz").await.0, 200);
+
+        dir.write("tidegate.toml", &setup.toml());
+        gateway.signal("HUP").await;
+        gateway.logged("There is memory again.").await;
+        let session = gateway.session("/game").await;
+        echoes_stream(&session, b"let in").await;
+        session.close(0, "").await;
+        gateway.signal("TERM").await;
+        assert_eq!(gateway.exit_code().await, 0);
+    }
+
     #[tokio::test]
     async fn a_file_that_is_watched_is_read_again_when_it_or_what_it_names_changes() {
         let dir = Dir::new("run-watch");

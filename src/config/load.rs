@@ -30,6 +30,7 @@ use super::{
     Problems, Reload, Timeouts,
     problems::{Collector, line_at},
     raw::{self, Section},
+    read_file,
 };
 
 impl Config {
@@ -46,9 +47,13 @@ impl Config {
     pub fn read_all(path: &Path) -> (Result<Self, Problems>, BTreeSet<PathBuf>) {
         let file = path.display().to_string();
         let folder = Folder::new(path.parent().unwrap_or_else(|| Path::new("")));
-        let read = match fs::read_to_string(path) {
+        let text = read_file(path).and_then(|bytes| {
+            String::from_utf8(bytes)
+                .map_err(|no_text| io::Error::new(io::ErrorKind::InvalidData, no_text))
+        });
+        let read = match text {
             Ok(text) => Self::parse_in(&text, &file, &folder),
-            Err(error) => Err(only_problem(file, None, format!("cannot read it: {error}"))),
+            Err(error) => Err(Problems::of_file(path, format!("cannot read it: {error}"))),
         };
         let mut files = folder.named.into_inner();
         files.insert(path.to_owned());
@@ -67,17 +72,15 @@ impl Config {
     fn parse_in(text: &str, file: &str, folder: &Folder) -> Result<Self, Problems> {
         let table = DeTable::parse(text).map_err(|error| {
             let line = error.span().map(|span| line_at(text, span.start));
-            only_problem(file.to_owned(), line, format!("not TOML: {}", error.message()))
+            let message = format!("not TOML: {}", error.message());
+            let problems = vec![Problem { line, key: String::new(), message }];
+            Problems { file: file.to_owned(), problems }
         })?;
         let mut problems = Collector::new(text, table.get_ref());
         let raw = raw::File::read_table(table.get_ref(), "", &mut problems);
         let config = config(raw, folder, &mut problems);
         problems.finish(file, config)
     }
-}
-
-fn only_problem(file: String, line: Option<usize>, message: String) -> Problems {
-    Problems { file, problems: vec![Problem { line, key: String::new(), message }] }
 }
 
 /// The folder from which the file's relative paths are taken.

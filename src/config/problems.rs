@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     fmt::{self, Write as _},
     ops::RangeInclusive,
+    path::Path,
     time::Duration,
 };
 
@@ -29,6 +30,14 @@ pub struct Problems {
     pub file: String,
     /// At least one.
     pub problems: Vec<Problem>,
+}
+
+impl Problems {
+    /// One of the whole file.
+    pub(crate) fn of_file(path: &Path, message: String) -> Self {
+        let problems = vec![Problem { line: None, key: String::new(), message }];
+        Self { file: path.display().to_string(), problems }
+    }
 }
 
 impl fmt::Display for Problems {

@@ -15,7 +15,7 @@ use std::{
 use tokio::time::sleep;
 
 use super::{Live, reload::apart};
-use crate::config::{Config, Problems};
+use crate::config::{Config, Problems, read_file};
 
 /// A configuration file and those that it names. Clones share what they know.
 #[derive(Clone, Debug)]
@@ -58,6 +58,9 @@ impl Files {
 /// What files held, or why they could not be read.
 type Contents = BTreeMap<PathBuf, Result<u64, io::ErrorKind>>;
 
+/// What is there and no file. Reading a pipe would wait until somebody writes into it.
+const NO_FILE: Result<u64, io::ErrorKind> = Err(io::ErrorKind::InvalidInput);
+
 #[derive(Debug)]
 struct Looks {
     file: PathBuf,
@@ -86,10 +89,18 @@ impl Looks {
 
     /// Reads the configuration, after a look at every file that it depends on: what changes meanwhile differs
     /// from that look, and so is never missed.
+    ///
+    /// The first time the file may be a pipe. Later nobody may be there to write into it, and reading would wait for
+    /// ever.
     fn read(&mut self) -> Result<Config, Problems> {
-        let mut readings = 0;
+        let (mut readings, is_first) = (0, self.read.is_empty());
         loop {
             self.read = self.contents();
+            if !is_first && self.read.get(&self.file) == Some(&NO_FILE) {
+                self.seen = self.read.clone();
+                let message = "cannot read it again: it is not a file";
+                return Err(Problems::of_file(&self.file, message.to_owned()));
+            }
             let (config, all) = Config::read_all(&self.file);
             let is_looked_at = all.is_subset(&self.all);
             self.all = all;
@@ -115,9 +126,8 @@ impl Looks {
     fn contents(&self) -> Contents {
         let content = |file: &PathBuf| {
             let read = match fs::metadata(file) {
-                // Reading a pipe would wait until somebody writes into it.
-                Ok(found) if !found.is_file() => Err(io::ErrorKind::InvalidInput),
-                _ => fs::read(file).map_err(|error| error.kind()),
+                Ok(found) if !found.is_file() => return (file.clone(), NO_FILE),
+                _ => read_file(file).map_err(|error| error.kind()),
             };
             (file.clone(), read.map(|bytes| self.hasher.hash_one(bytes)))
         };
@@ -127,7 +137,7 @@ impl Looks {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::symlink, path::Path};
+    use std::{os::unix::fs::symlink, path::Path, process::Command};
 
     use super::*;
     use crate::edge::self_signed;
@@ -271,6 +281,28 @@ mod tests {
             let after = looks.read().unwrap_or_else(|problems| panic!("{name}: {problems}"));
             assert!(!before.differences(&after).is_empty(), "{name}: nothing would be said of it");
             assert!(!looks.have_changed() && !looks.have_changed(), "{name}");
+        }
+    }
+
+    /// Whether it is told once and then no more, and what was there is taken when it is back.
+    #[test]
+    fn what_is_no_file_any_more_is_a_problem_and_is_not_waited_for() {
+        let folder = Folder::new("pipe");
+        let file = folder.write("tidegate.toml", TEXT);
+        let mut looks = looks(&folder);
+        looks.read().unwrap();
+        for make in ["mkfifo", "mkdir"] {
+            fs::remove_file(&file).unwrap();
+            assert!(Command::new(make).arg(&file).status().unwrap().success());
+            assert!(!looks.have_changed() && looks.have_changed());
+            let problems = looks.read().unwrap_err().to_string();
+            assert!(problems.contains("cannot read it again: it is not a file"), "{problems}");
+            assert!(!looks.have_changed() && !looks.have_changed());
+
+            _ = fs::remove_file(&file).or_else(|_a_folder| fs::remove_dir(&file));
+            folder.write("tidegate.toml", TEXT);
+            assert!(!looks.have_changed() && looks.have_changed());
+            looks.read().unwrap();
         }
     }
 

@@ -1,6 +1,6 @@
 //! The sections `server` and `log`.
 
-use std::{env, fs, num::NonZeroU32};
+use std::{env, num::NonZeroU32};
 
 use super::Folder;
 use crate::config::{
@@ -8,6 +8,7 @@ use crate::config::{
     problems::Collector,
     raw::{self, Section, Steering},
     read::Workers,
+    read_file,
 };
 
 pub(super) fn server(raw: raw::Server, folder: &Folder, problems: &mut Collector<'_>) -> Server {
@@ -79,7 +80,7 @@ pub(super) fn secret(
         (Some(file), None) => {
             let key = raw.key("file");
             let path = folder.readable(&key, file, problems)?;
-            fs::read(&path)
+            read_file(&path)
                 .map_err(|error| {
                     problems.add(&key, format!("cannot read {}: {error}", path.display()));
                 })

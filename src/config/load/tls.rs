@@ -1,7 +1,6 @@
 //! TLS to a backend, with its files.
 
 use std::{
-    fs,
     hash::{DefaultHasher, Hash, Hasher},
     path::PathBuf,
     sync::Arc,
@@ -15,6 +14,7 @@ use crate::config::{
     BackendTls, CertificateFiles, ClientCertificates, Endpoint, Roots,
     problems::Collector,
     raw::{self, Section},
+    read_file,
     tls::{Identity, client_config, server_name},
 };
 
@@ -233,6 +233,6 @@ pub(super) fn read(
 ) -> Option<(PathBuf, Vec<u8>)> {
     let path = folder.readable(key, file, problems)?;
     let unreadable = |error| problems.add(key, format!("cannot read {}: {error}", path.display()));
-    let text = fs::read(&path).map_err(unreadable).ok()?;
+    let text = read_file(&path).map_err(unreadable).ok()?;
     Some((path, text))
 }
