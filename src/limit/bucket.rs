@@ -25,10 +25,13 @@ impl Bucket {
     /// # Errors
     /// How long until there is one. Nothing was taken.
     pub fn take(&mut self, rate: Rate, now: Instant) -> Result<(), Duration> {
-        let mut after = *self;
-        if let Rate::AtMost { per, .. } = rate {
-            after.full_at = now.checked_add(after.owed(now).min(per));
+        if let Rate::AtMost { per, .. } = rate
+            && self.owed(now) > per
+        {
+            // Kept even where this one is refused: else it would be let off anew each time, and never paid.
+            self.full_at = now.checked_add(per);
         }
+        let mut after = *self;
         match after.book(rate, now) {
             Duration::ZERO => {
                 *self = after;
