@@ -61,7 +61,8 @@ impl Details {
 }
 
 fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
+    let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+    f64::from(micros) / 1000.0
 }
 
 /// How the way to the client does.

@@ -152,7 +152,7 @@ impl Report {
         let checked = get(|c| &c.bytes_checked);
         let mut report = Self {
             scenario: "echo",
-            url: load.target.url.clone(),
+            url: load.target.shown_url(),
             ok: false,
             interrupted: done.interrupted,
             duration_us: u64::try_from(done.duration.as_micros()).unwrap_or(u64::MAX),

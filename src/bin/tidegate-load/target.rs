@@ -112,6 +112,14 @@ impl Target {
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))?;
         Ok(Self { url: url.text.clone(), address, server_name: url.host.clone(), trust })
     }
+
+    /// The URL as reports show it: without what its query says, which may be a token.
+    pub(crate) fn shown_url(&self) -> String {
+        match self.url.split_once('?') {
+            Some((before, _query)) => format!("{before}?***"),
+            None => self.url.clone(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -143,6 +151,19 @@ mod tests {
         assert_eq!(target.address, "[::1]:4433".parse().unwrap());
         assert_eq!(target.server_name, "::1");
         assert_eq!(target.url, "https://[::1]:4433/echo");
+    }
+
+    /// Reports are kept and passed on.
+    #[test]
+    fn a_report_shows_no_query() {
+        for (url, shown) in [
+            ("https://127.0.0.1:9/game/42?token=s3cret?", "https://127.0.0.1:9/game/42?***"),
+            ("https://127.0.0.1:9/game/42", "https://127.0.0.1:9/game/42"),
+        ] {
+            let target = Target::resolve(&url.parse().unwrap(), Trust::DangerAcceptAny).unwrap();
+            assert_eq!(target.shown_url(), shown);
+            assert_eq!(target.url, url, "what is asked for");
+        }
     }
 
     #[test]

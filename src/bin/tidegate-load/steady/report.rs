@@ -189,7 +189,7 @@ impl Report {
         let of = |what| Latency::of(done.totals.times(what));
         let mut report = Self {
             scenario,
-            url: load.target.url.clone(),
+            url: load.target.shown_url(),
             ok: false,
             interrupted: done.interrupted,
             loop_kind,
