@@ -5,7 +5,7 @@
 //!
 //! One ordered map under one lock: a session takes the lock twice in its life, for a few hundred
 //! nanoseconds, and nothing that a stream or a datagram does comes near it. Whoever walks through all of
-//! them takes the lock for [`AT_ONCE`] of them at a time, so that no worker waits for a long list. The order
+//! them takes the lock for a few hundred of them at a time, so that no worker waits for a long list. The order
 //! is that of the ids, and so of the beginnings up to a millisecond.
 
 use std::{
