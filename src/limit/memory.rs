@@ -80,9 +80,18 @@ impl Memory {
         memory
     }
 
-    /// Changes the limit, from the next look on.
+    /// Changes the limit, from the next look on. A share of what nobody tells leaves it as it was.
     pub fn set_limit(&self, limit: MemoryLimit) {
-        let bytes = in_bytes(limit, system::available());
+        self.set_limit_of(limit, system::available());
+    }
+
+    fn set_limit_of(&self, limit: MemoryLimit, available: Option<u64>) {
+        let is_unknown = matches!(limit, MemoryLimit::Share(_)) && available.is_none();
+        if is_unknown && self.limit.load(Relaxed) != NO_LIMIT {
+            warn!("The system does not say how much memory there is; the limit stays as it was.");
+            return;
+        }
+        let bytes = in_bytes(limit, available);
         self.limit.store(bytes.unwrap_or(NO_LIMIT), Relaxed);
         self.metrics.set_limit(bytes);
     }
@@ -283,6 +292,16 @@ mod tests {
         memory.look(&mut system, &mut gave_back);
         assert!(!memory.is_short());
         assert!(metrics.render().contains("tidegate_memory_limit_bytes inf"));
+    }
+
+    /// A reload must not lift the bound because a file could not be read at that moment.
+    #[test]
+    fn a_share_of_what_nobody_tells_leaves_the_limit_as_it_was() {
+        let (memory, metrics) = memory(1_000);
+        memory.set_limit_of(MemoryLimit::Share(80), None);
+        assert!(metrics.render().contains("tidegate_memory_limit_bytes 1000"));
+        memory.set_limit_of(MemoryLimit::Share(80), Some(10_000));
+        assert!(metrics.render().contains("tidegate_memory_limit_bytes 8000"));
     }
 
     /// The look that found memory short was the last that could be had.
