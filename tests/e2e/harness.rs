@@ -1,6 +1,7 @@
 //! The words the tests are written in.
 
 mod echo;
+pub(crate) mod relay;
 
 use std::{
     collections::BTreeMap,

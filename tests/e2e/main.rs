@@ -10,6 +10,7 @@
 
 mod admin_api;
 mod backends;
+mod bad_network;
 #[path = "../browser/browser.rs"]
 mod browser;
 mod browsers;
