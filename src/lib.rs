@@ -36,10 +36,11 @@
 //! | [`metrics`] | every metric, by name | prometheus |
 //! | [`reason`] | the closed lists of reasons | |
 //! | [`lifecycle`] | readiness, drain, kill, waiting for tasks | tokio-util's tracker |
+//! | [`lane`] | what each worker has for itself of what all count | |
 //! | [`client`] | a WebTransport client for the load generator and the tests | h3, quinn, rustls |
 //!
 //! Imports go downwards: gateway to edge, session and admin, of which admin looks at session; those to bridge,
-//! route; those to webtransport, backend, credential; those to transport, limit, config, metrics, reason and lifecycle, which import nothing but each other's
+//! route; those to webtransport, backend, credential; those to transport, limit, config, metrics, reason, lifecycle and lane, which import nothing but each other's
 //! plain types. The client stands aside and takes from webtransport what both ends share. `clippy` holds the borders
 //! to the outside libraries.
 //!
@@ -65,6 +66,7 @@ pub mod edge;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod gateway;
+pub mod lane;
 pub mod lifecycle;
 pub mod limit;
 #[allow(clippy::disallowed_types, reason = "owns prometheus")]

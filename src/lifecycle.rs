@@ -9,7 +9,7 @@
 use std::{
     pin::pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -20,6 +20,8 @@ use tokio_util::{
     task::TaskTracker,
 };
 
+use crate::lane;
+
 /// The stages of the process and its tasks. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Lifecycle {
@@ -28,7 +30,7 @@ pub struct Lifecycle {
 
 #[derive(Debug, Default)]
 struct Shared {
-    tasks: TaskTracker,
+    tasks: Tasks,
     latches: AtomicUsize,
     unlatched: Notify,
     not_ready: CancellationToken,
@@ -49,7 +51,7 @@ impl Lifecycle {
             clippy::disallowed_methods,
             reason = "the one place that may: it tracks the task"
         )]
-        tokio::spawn(self.shared.tasks.track_future(task));
+        tokio::spawn(self.shared.tasks.here().track_future(task));
     }
 
     /// Holds readiness back until the latch is dropped: one for each part that must start first.
@@ -127,13 +129,48 @@ impl Lifecycle {
 
     /// Resolves when every task has ended. New tasks may still be begun meanwhile and are waited for.
     pub async fn all_tasks_ended(&self) {
-        self.shared.tasks.close();
-        self.shared.tasks.wait().await;
+        let tasks = &self.shared.tasks;
+        // A task may have begun another on a thread whose tasks were waited for already.
+        while tasks.len() > 0 {
+            for tasks in tasks.made() {
+                tasks.close();
+                tasks.wait().await;
+            }
+        }
     }
 
     /// Tasks that run now.
     pub fn running_tasks(&self) -> usize {
         self.shared.tasks.len()
+    }
+}
+
+/// The tasks that run, by the thread that has begun them: each stream begins one, and workers are not to meet for
+/// that.
+#[derive(Debug)]
+struct Tasks {
+    /// Made by the thread that needs it, and so in memory of that thread's.
+    lanes: Box<[OnceLock<TaskTracker>]>,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self { lanes: (0..lane::count()).map(|_| OnceLock::new()).collect() }
+    }
+}
+
+impl Tasks {
+    /// Those of this thread.
+    fn here(&self) -> &TaskTracker {
+        self.lanes[lane::current()].get_or_init(TaskTracker::new)
+    }
+
+    fn made(&self) -> impl Iterator<Item = &TaskTracker> {
+        self.lanes.iter().filter_map(OnceLock::get)
+    }
+
+    fn len(&self) -> usize {
+        self.made().map(TaskTracker::len).sum()
     }
 }
 
@@ -193,6 +230,40 @@ mod tests {
         lifecycle.begin_kill();
         lifecycle.all_tasks_ended().await;
         assert!(lifecycle.is_draining());
+        assert_eq!(lifecycle.running_tasks(), 0);
+    }
+
+    /// A chain of tasks, each begun by the one before on another thread than that one's.
+    #[tokio::test]
+    async fn waits_for_tasks_of_every_thread_and_for_those_that_they_begin() {
+        let lifecycle = Lifecycle::new();
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let runtime = tokio::runtime::Handle::current();
+        let on = |worker, lifecycle: &Lifecycle, task| {
+            lane::on(worker, || {
+                let _entered = runtime.enter();
+                lifecycle.spawn(task);
+            });
+        };
+        let (then, seen) = (lifecycle.clone(), Arc::new(AtomicBool::new(false)));
+        let last = {
+            let seen = Arc::clone(&seen);
+            async move {
+                tokio::task::yield_now().await;
+                seen.store(true, Ordering::Relaxed);
+            }
+        };
+        let first = async move {
+            _ = ended.await;
+            // This thread is no worker.
+            then.spawn(last);
+        };
+        on(1, &lifecycle, first);
+        assert_eq!(lifecycle.running_tasks(), 1);
+
+        lifecycle.spawn(async move { drop(end) });
+        lifecycle.all_tasks_ended().await;
+        assert!(seen.load(Ordering::Relaxed));
         assert_eq!(lifecycle.running_tasks(), 0);
     }
 }

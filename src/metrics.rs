@@ -2,12 +2,15 @@
 //!
 //! Labels come from closed lists ([`crate::reason`]) and from the configuration, never from the
 //! network, so the number of series is known when the configuration is. They are resolved once, when a
-//! route or backend is built: using a handle costs one atomic add. All series of a configured object
-//! exist at 0 from the start. Gauges move only by guards.
+//! route or backend is built: using a handle costs one atomic add, on memory that no other worker writes
+//! ([`crate::lane`]). All series of a configured object exist at 0 from the start. Gauges move only by guards.
 //!
 //! Each [`Metrics`] has its own registry, so each test has its own numbers.
 
+mod counter;
 mod dial;
+mod gauge;
+mod histogram;
 mod listener;
 mod memory;
 mod names;
@@ -21,21 +24,26 @@ use std::{
 };
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
-    core::{Collector, GenericGaugeVec, MetricVec, MetricVecBuilder},
+    HistogramOpts, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    core::{Collector, Desc, GenericGaugeVec, MetricVec, MetricVecBuilder},
+    proto::LabelPair,
 };
 use tokio::time::Instant;
 
 use self::{
+    counter::CounterVec,
     dial::DialFamilies,
+    gauge::{Census, CensusVec},
+    histogram::{Histogram, HistogramVec},
     listener::ListenerFamilies,
     names::{Held, Names},
     pool::PoolFamilies,
     route::RouteFamilies,
 };
 pub use self::{
+    counter::{Counter, Laned},
     dial::DialMetrics,
+    gauge::GaugeGuard,
     listener::ListenerMetrics,
     memory::MemoryMetrics,
     pool::PoolMetrics,
@@ -66,7 +74,7 @@ struct Families {
     draining: IntGauge,
 
     certificate_expiry: IntGaugeVec,
-    reloads: IntCounterVec,
+    reloads: CounterVec,
     last_reload_successful: IntGauge,
     last_reload_success: IntGauge,
     client_addresses: IntGauge,
@@ -75,8 +83,8 @@ struct Families {
     listener: ListenerFamilies,
     route: RouteFamilies,
 
-    backend_connections: IntGaugeVec,
-    backend_connects: IntCounterVec,
+    backend_connections: CensusVec,
+    backend_connects: CounterVec,
     backend_connect_seconds: HistogramVec,
     dial: DialFamilies,
     pool: PoolFamilies,
@@ -222,10 +230,10 @@ impl Default for Metrics {
 
 /// One counter per reason of a closed list.
 #[derive(Clone, Debug)]
-pub struct Reasons<R>(Arc<[(R, IntCounter)]>);
+pub struct Reasons<R>(Arc<[(R, Counter)]>);
 
 impl<R: Copy + Eq + 'static> Reasons<R> {
-    fn new(all: &'static [R], counter: impl Fn(R) -> IntCounter) -> Self {
+    fn new(all: &'static [R], counter: impl Fn(R) -> Counter) -> Self {
         Self(all.iter().map(|r| (*r, counter(*r))).collect())
     }
 
@@ -264,19 +272,19 @@ impl ClientMetrics {
 /// One backend endpoint's numbers.
 #[derive(Clone, Debug)]
 pub struct EndpointMetrics {
-    connections: IntGauge,
+    connections: Census,
     /// TCP connections made.
-    pub connected: IntCounter,
+    pub connected: Counter,
     /// Attempts that were refused.
-    pub refused: IntCounter,
+    pub refused: Counter,
     /// Attempts that took too long.
-    pub timeout: IntCounter,
+    pub timeout: Counter,
     /// Attempts on a name without an address.
-    pub unresolved: IntCounter,
+    pub unresolved: Counter,
     /// Attempts for which the system had no memory.
-    pub out_of_resources: IntCounter,
+    pub out_of_resources: Counter,
     /// Attempts that failed otherwise.
-    pub failed: IntCounter,
+    pub failed: Counter,
     connect_seconds: Histogram,
     /// What comes before a connection.
     pub dial: DialMetrics,
@@ -286,30 +294,12 @@ pub struct EndpointMetrics {
 impl EndpointMetrics {
     /// Counts a TCP connection as open for as long as the guard lives.
     pub fn connection_opened(&self) -> GaugeGuard {
-        GaugeGuard::new(&self.connections)
+        self.connections.guard()
     }
 
     /// Notes how long a connection took to be made.
     pub fn connect_took(&self, time: Duration) {
-        self.connect_seconds.observe(time.as_secs_f64());
-    }
-}
-
-/// Keeps a gauge right on every path out, panics included.
-#[derive(Debug)]
-#[must_use = "it stops being counted when this is dropped"]
-pub struct GaugeGuard(IntGauge);
-
-impl GaugeGuard {
-    fn new(gauge: &IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for GaugeGuard {
-    fn drop(&mut self) {
-        self.0.dec();
+        self.connect_seconds.observe(time);
     }
 }
 
@@ -359,7 +349,7 @@ impl Families {
             listener: ListenerFamilies::register(r),
             route: RouteFamilies::register(r),
 
-            backend_connections: gauges(
+            backend_connections: censuses(
                 r,
                 "backend_connections",
                 "Stream connections to the backend open.",
@@ -433,8 +423,8 @@ fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGa
     register(registry, GenericGaugeVec::new(opts(name, help), labels).expect("a valid name"))
 }
 
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    register(registry, IntCounterVec::new(opts(name, help), labels).expect("a valid name"))
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> CounterVec {
+    register(registry, CounterVec::new(opts(name, help), labels).expect("a valid name"))
 }
 
 fn histograms(
@@ -445,7 +435,25 @@ fn histograms(
     buckets: &[f64],
 ) -> HistogramVec {
     let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
-    register(registry, HistogramVec::new(opts, labels).expect("a valid name"))
+    register(registry, histogram::family(opts, labels).expect("a valid name"))
+}
+
+/// Gauges that are moved by guards alone.
+fn censuses(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> CensusVec {
+    register(registry, gauge::family(opts(name, help), labels).expect("a valid name"))
+}
+
+/// The labels of a series, sorted as the library sorts them.
+fn labels<V: AsRef<str>>(family: &Desc, values: &[V]) -> Vec<LabelPair> {
+    let pair = |(name, value): (&String, &V)| {
+        let mut pair = LabelPair::default();
+        pair.set_name(name.clone());
+        pair.set_value(value.as_ref().to_owned());
+        pair
+    };
+    let mut labels: Vec<_> = family.variable_labels.iter().zip(values).map(pair).collect();
+    labels.sort();
+    labels
 }
 
 #[cfg(test)]

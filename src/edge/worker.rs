@@ -27,6 +27,7 @@ use super::{
     sample::{SampledSocket, Sampler},
 };
 use crate::{
+    lane,
     lifecycle::{Latch, Lifecycle},
     limit::{Clients, Memory},
     metrics::ListenerMetrics,
@@ -130,6 +131,7 @@ where
         let latch = self.lifecycle.latch();
         let name = format!("tidegate-w{}", self.index);
         let handle = thread::Builder::new().name(name).spawn(move || {
+            lane::join(self.index);
             // Dropped when the runtime is gone, and when this thread panics.
             let _end: oneshot::Sender<()> = end;
             self.run(started, latch, stopped);

@@ -1,27 +1,30 @@
 //! Dialling: who waits, what is being made, and what the gateway itself had too little of.
 
-use prometheus::{IntCounter, IntGauge, IntGaugeVec, Registry};
+use prometheus::Registry;
 
-use super::{GaugeGuard, forget, gauges};
+use super::{
+    Counter, GaugeGuard, censuses, forget,
+    gauge::{Census, CensusVec},
+};
 
 /// The families of all endpoints.
 #[derive(Debug)]
 pub(super) struct DialFamilies {
-    dials: IntGaugeVec,
-    queued: IntGaugeVec,
+    dials: CensusVec,
+    queued: CensusVec,
 }
 
 impl DialFamilies {
     pub(super) fn register(registry: &Registry) -> Self {
         let labels = &["backend", "endpoint"];
         Self {
-            dials: gauges(
+            dials: censuses(
                 registry,
                 "backend_dials",
                 "Connections to the backend that are being made.",
                 labels,
             ),
-            queued: gauges(
+            queued: censuses(
                 registry,
                 "backend_dials_queued",
                 "Connections to the backend that wait for their turn to be made.",
@@ -41,7 +44,7 @@ impl DialFamilies {
         &self,
         backend: &str,
         endpoint: &str,
-        connects: impl Fn(&'static str) -> IntCounter,
+        connects: impl Fn(&'static str) -> Counter,
     ) -> DialMetrics {
         DialMetrics {
             dials: self.dials.with_label_values(&[backend, endpoint]),
@@ -59,30 +62,30 @@ impl DialFamilies {
 /// One endpoint's numbers.
 #[derive(Clone, Debug)]
 pub struct DialMetrics {
-    dials: IntGauge,
-    queued: IntGauge,
+    dials: Census,
+    queued: Census,
     /// Attempts that found the queue full.
-    pub queue_full: IntCounter,
+    pub queue_full: Counter,
     /// Attempts whose turn did not come in time.
-    pub queue_timeout: IntCounter,
+    pub queue_timeout: Counter,
     /// Attempts for which no source address could be used.
-    pub no_source: IntCounter,
+    pub no_source: Counter,
     /// Attempts for which every local port was taken.
-    pub out_of_ports: IntCounter,
+    pub out_of_ports: Counter,
     /// Attempts for which there was no file descriptor.
-    pub out_of_descriptors: IntCounter,
+    pub out_of_descriptors: Counter,
     /// Attempts that were connected, but had no TLS.
-    pub tls_failed: IntCounter,
+    pub tls_failed: Counter,
 }
 
 impl DialMetrics {
     /// Counts a connection as being made for as long as the guard lives.
     pub fn dial_begun(&self) -> GaugeGuard {
-        GaugeGuard::new(&self.dials)
+        self.dials.guard()
     }
 
     /// Counts a connection as waiting for its turn for as long as the guard lives.
     pub fn dial_queued(&self) -> GaugeGuard {
-        GaugeGuard::new(&self.queued)
+        self.queued.guard()
     }
 }

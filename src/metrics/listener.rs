@@ -2,23 +2,29 @@
 
 use std::time::Duration;
 
-use prometheus::{
-    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
-};
+use prometheus::{IntGauge, IntGaugeVec, Registry};
 
-use super::{GaugeGuard, SHORT_SECONDS, counters, gauges, histograms};
+use super::{
+    Counter, GaugeGuard, SHORT_SECONDS, censuses,
+    counter::CounterVec,
+    counters,
+    gauge::{Census, CensusVec},
+    gauges,
+    histogram::{Histogram, HistogramVec},
+    histograms,
+};
 
 /// The families of all listeners.
 #[derive(Debug)]
 pub(super) struct ListenerFamilies {
-    connections: IntGaugeVec,
-    connections_total: IntCounterVec,
+    connections: CensusVec,
+    connections_total: CounterVec,
     handshake_seconds: HistogramVec,
-    retries: IntCounterVec,
-    incoming_refused: IntCounterVec,
-    stream_pauses: IntCounterVec,
-    early_streams_rejected: IntCounterVec,
-    socket_drops: IntCounterVec,
+    retries: CounterVec,
+    incoming_refused: CounterVec,
+    stream_pauses: CounterVec,
+    early_streams_rejected: CounterVec,
+    socket_drops: CounterVec,
     socket_buffer: IntGaugeVec,
     gso_segments: IntGaugeVec,
 }
@@ -27,7 +33,7 @@ impl ListenerFamilies {
     pub(super) fn register(registry: &Registry) -> Self {
         let r = registry;
         Self {
-            connections: gauges(r, "quic_connections", "QUIC connections open.", &["listener"]),
+            connections: censuses(r, "quic_connections", "QUIC connections open.", &["listener"]),
             connections_total: counters(
                 r,
                 "quic_connections_total",
@@ -110,32 +116,32 @@ impl ListenerFamilies {
 /// One listener's numbers.
 #[derive(Clone, Debug)]
 pub struct ListenerMetrics {
-    connections: IntGauge,
+    connections: Census,
     /// Handshakes that succeeded.
-    pub established: IntCounter,
+    pub established: Counter,
     /// Handshakes that failed.
-    pub handshake_failed: IntCounter,
+    pub handshake_failed: Counter,
     /// Handshakes that took too long.
-    pub handshake_timeout: IntCounter,
+    pub handshake_timeout: Counter,
     handshake_seconds: Histogram,
     /// Retry packets sent.
-    pub retries: IntCounter,
+    pub retries: Counter,
     /// Connection attempts refused at the limit of connections.
-    pub refused_connections: IntCounter,
+    pub refused_connections: Counter,
     /// Connection attempts refused at the limit of handshakes.
-    pub refused_handshakes: IntCounter,
+    pub refused_handshakes: Counter,
     /// Connection attempts refused because the client's address has as many as it may.
-    pub refused_client_connections: IntCounter,
+    pub refused_client_connections: Counter,
     /// Connection attempts refused because the process holds as much memory as it may.
-    pub refused_memory: IntCounter,
+    pub refused_memory: Counter,
     /// Connection attempts refused because the process drains.
-    pub refused_draining: IntCounter,
+    pub refused_draining: Counter,
     /// Times that a connection's next streams were not taken for a moment, because it opened too many.
-    pub stream_pauses: IntCounter,
+    pub stream_pauses: Counter,
     /// Streams of sessions to come that were reset: too many waited, or their session never came.
-    pub early_streams_rejected: IntCounter,
+    pub early_streams_rejected: Counter,
     /// Packets that the kernel dropped because a socket's buffer was full.
-    pub socket_drops: IntCounter,
+    pub socket_drops: Counter,
     /// Kernel receive buffer granted to each socket, in bytes.
     pub receive_buffer: IntGauge,
     /// Kernel send buffer granted to each socket, in bytes.
@@ -147,11 +153,11 @@ pub struct ListenerMetrics {
 impl ListenerMetrics {
     /// Counts a connection as open for as long as the guard lives.
     pub fn connection_opened(&self) -> GaugeGuard {
-        GaugeGuard::new(&self.connections)
+        self.connections.guard()
     }
 
     /// Notes how long a handshake took.
     pub fn handshake_took(&self, time: Duration) {
-        self.handshake_seconds.observe(time.as_secs_f64());
+        self.handshake_seconds.observe(time);
     }
 }

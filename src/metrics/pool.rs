@@ -1,16 +1,16 @@
 //! What is known of a backend's endpoints.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use prometheus::{IntGauge, IntGaugeVec, Registry};
 
-use super::{Held, Reasons, counters, forget, gauges};
+use super::{Counter, Held, Reasons, counter::CounterVec, counters, forget, gauges};
 use crate::reason::CheckResult;
 
 /// The families of this part.
 #[derive(Debug)]
 pub(super) struct PoolFamilies {
     up: IntGaugeVec,
-    ejections: IntCounterVec,
-    checks: IntCounterVec,
+    ejections: CounterVec,
+    checks: CounterVec,
 }
 
 impl PoolFamilies {
@@ -64,7 +64,7 @@ pub struct PoolMetrics {
     /// Members that take new sessions. Set by the control side alone, from the members' states.
     pub up: IntGauge,
     /// Ejections of its members.
-    pub ejections: IntCounter,
+    pub ejections: Counter,
     /// Active checks of its members.
     pub checks: Reasons<CheckResult>,
     all_up: IntGaugeVec,

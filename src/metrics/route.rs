@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use prometheus::{
-    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
-    core::Collector,
-};
+use prometheus::{Registry, core::Collector};
 
-use super::{GaugeGuard, Held, Reasons, SHORT_SECONDS, counters, forget, gauges, histograms};
+use super::{
+    Counter, GaugeGuard, Held, Reasons, SHORT_SECONDS, censuses,
+    counter::CounterVec,
+    counters, forget,
+    gauge::{Census, CensusVec},
+    histogram::{Histogram, HistogramVec},
+    histograms,
+};
 use crate::reason::{Ending, Loss, Refusal, StreamEnd};
 
 /// Words of the `direction` label.
@@ -20,29 +24,29 @@ pub const DIALECTS: &[&str] = &["draft02", "draft07", "draft13", "draft15"];
 /// The families of all routes.
 #[derive(Debug)]
 pub(super) struct RouteFamilies {
-    sessions: IntGaugeVec,
-    sessions_total: IntCounterVec,
-    session_rejects: IntCounterVec,
-    session_ends: IntCounterVec,
+    sessions: CensusVec,
+    sessions_total: CounterVec,
+    session_rejects: CounterVec,
+    session_ends: CounterVec,
     session_seconds: HistogramVec,
     session_setup_seconds: HistogramVec,
 
-    streams: IntGaugeVec,
-    streams_total: IntCounterVec,
-    streams_slowed: IntCounterVec,
-    stream_ends: IntCounterVec,
-    stream_bytes: IntCounterVec,
-    stream_slowed: IntCounterVec,
-    stream_lost: IntCounterVec,
+    streams: CensusVec,
+    streams_total: CounterVec,
+    streams_slowed: CounterVec,
+    stream_ends: CounterVec,
+    stream_bytes: CounterVec,
+    stream_slowed: CounterVec,
+    stream_lost: CounterVec,
 
-    datagrams: IntCounterVec,
-    datagram_bytes: IntCounterVec,
-    datagram_drops: IntCounterVec,
+    datagrams: CounterVec,
+    datagram_bytes: CounterVec,
+    datagram_drops: CounterVec,
     datagram_queue_seconds: HistogramVec,
-    datagram_streams: IntCounterVec,
+    datagram_streams: CounterVec,
 
-    imbalance_bytes: IntCounterVec,
-    imbalance_datagrams: IntCounterVec,
+    imbalance_bytes: CounterVec,
+    imbalance_datagrams: CounterVec,
 }
 
 impl RouteFamilies {
@@ -50,7 +54,7 @@ impl RouteFamilies {
     pub(super) fn register(registry: &Registry) -> Self {
         let r = registry;
         Self {
-            sessions: gauges(r, "sessions", "Sessions open.", &["route"]),
+            sessions: censuses(r, "sessions", "Sessions open.", &["route"]),
             sessions_total: counters(
                 r,
                 "sessions_total",
@@ -84,7 +88,7 @@ impl RouteFamilies {
                 &SHORT_SECONDS,
             ),
 
-            streams: gauges(r, "streams", "Streams open.", &["route"]),
+            streams: censuses(r, "streams", "Streams open.", &["route"]),
             streams_total: counters(
                 r,
                 "streams_total",
@@ -271,36 +275,36 @@ impl RouteFamilies {
 /// One route's numbers.
 #[derive(Clone, Debug)]
 pub struct RouteMetrics {
-    sessions: IntGauge,
-    sessions_total: Vec<(&'static str, IntCounter)>,
+    sessions: Census,
+    sessions_total: Vec<(&'static str, Counter)>,
     /// Session requests refused.
     pub rejects: Reasons<Refusal>,
     /// Sessions ended.
     pub ends: Reasons<Ending>,
     seconds: Histogram,
     setup_seconds: Histogram,
-    streams: IntGauge,
+    streams: Census,
     /// Bidirectional streams of the client's that were bridged.
-    pub bidi_streams: IntCounter,
+    pub bidi_streams: Counter,
     /// Unidirectional streams of the client's that were bridged.
-    pub uni_streams: IntCounter,
+    pub uni_streams: Counter,
     /// Bidirectional streams that the gateway opened.
-    pub gateway_bidi_streams: IntCounter,
+    pub gateway_bidi_streams: Counter,
     /// Unidirectional streams that the gateway opened.
-    pub gateway_uni_streams: IntCounter,
+    pub gateway_uni_streams: Counter,
     /// Streams that had to wait because the client opened them too fast.
-    pub slowed_streams: IntCounter,
+    pub slowed_streams: Counter,
     /// Streams ended.
     pub stream_ends: Reasons<StreamEnd>,
     /// Bytes that backends answered on the connections of unidirectional streams, lost on purpose.
-    pub discarded_bytes: IntCounter,
+    pub discarded_bytes: Counter,
     datagram_queue_seconds: Histogram,
     /// Datagrams passed to the client on streams of their own.
-    pub datagram_streams: IntCounter,
+    pub datagram_streams: Counter,
     /// Bytes that the books of ended sessions do not account for: a fault in the gateway.
-    pub imbalance_bytes: IntCounter,
+    pub imbalance_bytes: Counter,
     /// The same for datagrams.
-    pub imbalance_datagrams: IntCounter,
+    pub imbalance_datagrams: Counter,
     /// From the client to the backend.
     pub up: DirectionMetrics,
     /// From the backend to the client.
@@ -314,32 +318,32 @@ impl RouteMetrics {
         if let Some((_, counter)) = self.sessions_total.iter().find(|(d, _)| *d == dialect) {
             counter.inc();
         }
-        GaugeGuard::new(&self.sessions)
+        self.sessions.guard()
     }
 
     /// Sessions open now.
     pub fn open_sessions(&self) -> u64 {
-        u64::try_from(self.sessions.get()).unwrap_or(0)
+        self.sessions.get() as u64
     }
 
     /// Counts a stream as open for as long as the guard lives.
     pub fn stream_opened(&self) -> GaugeGuard {
-        GaugeGuard::new(&self.streams)
+        self.streams.guard()
     }
 
     /// Notes how long a datagram has waited in a session's queue until it was sent or lost.
     pub fn datagram_waited(&self, time: Duration) {
-        self.datagram_queue_seconds.observe(time.as_secs_f64());
+        self.datagram_queue_seconds.observe(time);
     }
 
     /// Notes how long an ended session lived.
     pub fn session_lived(&self, time: Duration) {
-        self.seconds.observe(time.as_secs_f64());
+        self.seconds.observe(time);
     }
 
     /// Notes how long a request took to become a session.
     pub fn session_setup_took(&self, time: Duration) {
-        self.setup_seconds.observe(time.as_secs_f64());
+        self.setup_seconds.observe(time);
     }
 }
 
@@ -347,15 +351,15 @@ impl RouteMetrics {
 #[derive(Clone, Debug)]
 pub struct DirectionMetrics {
     /// Stream bytes passed on.
-    pub stream_bytes: IntCounter,
+    pub stream_bytes: Counter,
     /// Stream bytes that had to wait because there were too many.
-    pub slowed_bytes: IntCounter,
+    pub slowed_bytes: Counter,
     /// Stream bytes that were taken and never passed on.
     pub lost_bytes: Reasons<StreamEnd>,
     /// Datagrams passed on.
-    pub datagrams: IntCounter,
+    pub datagrams: Counter,
     /// Payload bytes of the datagrams passed on.
-    pub datagram_bytes: IntCounter,
+    pub datagram_bytes: Counter,
     /// Datagrams lost.
     pub lost: Reasons<Loss>,
 }
