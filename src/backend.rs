@@ -41,7 +41,7 @@ mod takeover;
 mod tend;
 #[cfg(test)]
 pub(crate) mod tests;
-mod tls;
+pub mod tls;
 mod udp;
 mod udp_header;
 mod unix;

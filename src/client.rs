@@ -63,6 +63,9 @@ pub struct Options {
     /// What the server may send and open in each session, ahead of what was read. All zero: no session flow
     /// control.
     pub session_credit: SessionCredit,
+    /// What is asked for as the application's protocol (ALPN, RFC 7301); `None` asks for nothing. Default
+    /// `h3`; another one is for [`Endpoint::connect_quic`] and [`Options::tls`].
+    pub protocol: Option<&'static [u8]>,
 }
 
 impl Options {
@@ -78,7 +81,18 @@ impl Options {
             socket_buffer: 4 * 1024 * 1024,
             // Fifty streams that nobody reads do not hold up the others yet.
             session_credit: SessionCredit { data: 64 * 1024 * 1024, bidi: 256, uni: 256 },
+            protocol: Some(b"h3"),
         }
+    }
+
+    /// How a client speaks TLS 1.3 by these options, also where there is no QUIC below it.
+    ///
+    /// # Errors
+    /// If the trust or the identity cannot be used.
+    pub fn tls(&self) -> io::Result<rustls::ClientConfig> {
+        let mut tls = self.trust.client_config(self.identity.as_ref())?;
+        tls.alpn_protocols = self.protocol.iter().map(|protocol| protocol.to_vec()).collect();
+        Ok(tls)
     }
 }
 
@@ -129,11 +143,22 @@ impl Endpoint {
         server: SocketAddr,
         server_name: &str,
     ) -> Result<Connection, ConnectError> {
-        let connecting = self.quic.connect(server, server_name)?;
-        let quic = tokio::time::timeout(self.connect_timeout, connecting)
-            .await
-            .map_err(|_elapsed| ConnectError::TimedOut)??;
+        let quic = self.connect_quic(server, server_name).await?;
         Connection::begin(quic, self.session_credit).await
+    }
+
+    /// Connects to a server, and leaves to the caller what is spoken on the connection.
+    ///
+    /// # Errors
+    /// Why there is no connection.
+    pub async fn connect_quic(
+        &self,
+        server: SocketAddr,
+        server_name: &str,
+    ) -> Result<quinn::Connection, ConnectError> {
+        let connecting = self.quic.connect(server, server_name)?;
+        let made = tokio::time::timeout(self.connect_timeout, connecting).await;
+        Ok(made.map_err(|_elapsed| ConnectError::TimedOut)??)
     }
 
     /// Closes every connection and waits until the servers know.
@@ -173,8 +198,7 @@ fn socket(local: SocketAddr, buffer: usize) -> io::Result<std::net::UdpSocket> {
 }
 
 fn client_config(options: &Options) -> io::Result<quinn::ClientConfig> {
-    let tls = options.trust.client_config(options.identity.as_ref())?;
-    let tls = QuicClientConfig::try_from(tls).map_err(io::Error::other)?;
+    let tls = QuicClientConfig::try_from(options.tls()?).map_err(io::Error::other)?;
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
     let mut transport = quinn::TransportConfig::default();
     let idle = options.idle_timeout.try_into().map_err(io::Error::other)?;

@@ -61,15 +61,16 @@ impl From<io::Error> for TlsError {
 
 /// How the endpoints of a backend are spoken to.
 #[derive(Debug)]
-pub(super) struct TlsClient {
-    pub(super) settings: Arc<ClientConfig>,
+pub struct TlsClient {
+    /// How rustls is to speak.
+    pub settings: Arc<ClientConfig>,
     /// Whom the certificate has to name.
-    pub(super) server: ServerName<'static>,
+    pub server: ServerName<'static>,
 }
 
 /// A TLS connection whose handshake is done.
 #[derive(Debug)]
-pub(super) struct TlsStream {
+pub struct TlsStream {
     socket: TcpStream,
     /// Both halves of a stream run on one task, so this is never waited for.
     state: Mutex<State>,
@@ -84,7 +85,10 @@ struct State {
 
 impl TlsStream {
     /// Does the handshake. A connection whose handshake fails or is given up is reset when it is dropped.
-    pub(super) async fn connect(socket: TcpStream, client: &TlsClient) -> Result<Self, TlsError> {
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn connect(socket: TcpStream, client: &TlsClient) -> Result<Self, TlsError> {
         let mut tls = ClientConnection::new(Arc::clone(&client.settings), client.server.clone())?;
         while tls.is_handshaking() || tls.wants_write() {
             if tls.wants_write() {
@@ -103,24 +107,20 @@ impl TlsStream {
     }
 
     /// The connection below.
-    pub(super) fn socket(&self) -> &TcpStream {
+    pub fn socket(&self) -> &TcpStream {
         &self.socket
     }
 
     /// Whether the backend has said something that nobody has read, as far as rustls has it.
-    pub(super) fn holds_unread(&self) -> bool {
+    pub fn holds_unread(&self) -> bool {
         // With nothing new, this only looks.
         let held = self.state().tls.process_new_packets();
         held.is_ok_and(|held| held.plaintext_bytes_to_read() > 0)
     }
 
-    pub(super) fn poll_read(
-        &self,
-        cx: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
+    /// Reads into `buffer`; 0 after `close_notify`, an error after a FIN without it.
+    pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
-            // 0 after `close_notify`, an error after a FIN without it.
             if let Some(read) = unless_blocked(self.state().tls.reader().read(buffer))? {
                 return Poll::Ready(Ok(read));
             }
@@ -135,7 +135,10 @@ impl TlsStream {
 
     /// Encrypts and writes what comes first in `slices`. `WouldBlock`: the kernel has not taken all of
     /// it. The same bytes must come first the next time, and then they count.
-    pub(super) fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    ///
+    /// # Errors
+    /// `WouldBlock`, or why the connection is broken.
+    pub fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let State { tls, unsent } = &mut *self.state();
         if *unsent == 0 {
             *unsent = tls.writer().write_vectored(slices)?;
@@ -145,7 +148,10 @@ impl TlsStream {
     }
 
     /// Says `close_notify`, then FIN. Everything before was taken by the kernel.
-    pub(super) async fn finish(&self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn finish(&self) -> io::Result<()> {
         self.state().tls.send_close_notify();
         while unless_blocked(self.flush())?.is_none() {
             self.socket.writable().await?;

@@ -47,7 +47,7 @@ impl fmt::Debug for Identity {
 }
 
 impl Trust {
-    pub(crate) fn client_config(&self, identity: Option<&Identity>) -> io::Result<ClientConfig> {
+    pub(super) fn client_config(&self, identity: Option<&Identity>) -> io::Result<ClientConfig> {
         let provider = Arc::new(default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -64,18 +64,16 @@ impl Trust {
             Self::Hashes(hashes) => Self::pinned(builder, &provider, Some(hashes.clone())),
             Self::DangerAcceptAny => Self::pinned(builder, &provider, None),
         };
-        let mut config = match identity {
+        match identity {
             Some(Identity { chain_pem, key_pem }) => {
                 let chain = CertificateDer::pem_slice_iter(chain_pem.as_bytes());
                 let chain = chain.collect::<Result<_, _>>().map_err(io::Error::other)?;
                 let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes());
                 let key = key.map_err(io::Error::other)?;
-                builder.with_client_auth_cert(chain, key).map_err(io::Error::other)?
+                builder.with_client_auth_cert(chain, key).map_err(io::Error::other)
             }
-            None => builder.with_no_client_auth(),
-        };
-        config.alpn_protocols = vec![b"h3".to_vec()];
-        Ok(config)
+            None => Ok(builder.with_no_client_auth()),
+        }
     }
 
     fn pinned(
@@ -120,7 +118,7 @@ impl ServerCertVerifier for Pinned {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("QUIC has no TLS 1.2".to_owned()))
+        Err(rustls::Error::General("TLS 1.2 was not offered".to_owned()))
     }
 
     fn verify_tls13_signature(

@@ -3,9 +3,15 @@
 //! Two errors of ours that cancel out would show here. The server echoes, or does one thing wrong that
 //! the program must find.
 
-#![allow(clippy::disallowed_methods, reason = "a server of the test's own, with tasks of its own")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "servers of the test's own, with tasks and endpoints of their own"
+)]
 #![allow(clippy::panic, clippy::unwrap_used, reason = "what fails here fails a test")]
 
+mod bare;
+mod direct;
 mod server;
 mod steady;
 

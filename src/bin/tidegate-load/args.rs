@@ -8,8 +8,9 @@ use clap::{Parser, Subcommand, value_parser};
 use http::{HeaderName, HeaderValue};
 use tidegate::config::{ByteSize, parse_duration};
 
+pub(crate) use self::steady::ServeArgs;
 use self::steady::{
-    ChurnArgs, DatagramArgs, HandshakeArgs, IdleArgs, MigrateArgs, MixedArgs, ResultArgs,
+    BulkArgs, ChurnArgs, DatagramArgs, HandshakeArgs, IdleArgs, MigrateArgs, MixedArgs, ResultArgs,
     RoundTripArgs, StreamsArgs,
 };
 use crate::{
@@ -44,6 +45,10 @@ pub(crate) enum Command {
     Streams(StreamsArgs),
     /// Datagrams: rate, loss, order, age
     Datagram(DatagramArgs),
+    /// Bytes from the server, as fast as they come
+    BulkDown(BulkArgs),
+    /// Bytes to the server, as fast as they go
+    BulkUp(BulkArgs),
     /// Connections: handshake, CONNECT, close
     Handshake(HandshakeArgs),
     /// Connections that come, do a little, stay for a while, and go
@@ -54,13 +59,16 @@ pub(crate) enum Command {
     Migrate(MigrateArgs),
     /// Several of these at the same time, from a plan
     Mixed(MixedArgs),
+    /// The backends that loads need: echo, source and sink, in one process
+    Serve(ServeArgs),
 }
 
 impl Command {
     /// What a scenario that goes on at a pace is to print.
     pub(crate) fn results(&self) -> Option<&ResultArgs> {
         match self {
-            Self::Echo(_) | Self::Mixed(_) => None,
+            Self::Echo(_) | Self::Mixed(_) | Self::Serve(_) => None,
+            Self::BulkDown(args) | Self::BulkUp(args) => Some(&args.results),
             Self::Rr(args) => Some(&args.steady.results),
             Self::Streams(args) => Some(&args.steady.results),
             Self::Datagram(args) => Some(&args.steady.results),
@@ -110,8 +118,14 @@ pub(crate) struct EchoArgs {
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct TargetArgs {
     /// Where the sessions go: https://host:port/path
-    #[arg(long)]
-    pub(crate) url: Url,
+    #[arg(long, requires = "TrustArgs")]
+    pub(crate) url: Option<Url>,
+    /// Drive something else in place of a WebTransport server: tcp://host:port, a connection for each stream;
+    /// tls://..., the same with TLS 1.3; udp://..., a socket for each session; quic://..., bare QUIC without
+    /// HTTP/3 (protocol `tidegate-bench`), a connection for each session
+    #[arg(long, value_name = "URL", value_parser = Url::direct,
+        conflicts_with_all = ["url", "origin", "token_file", "headers"], required_unless_present = "url")]
+    pub(crate) direct: Option<Url>,
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
     /// The `Origin` header of each session; none unless given
@@ -126,10 +140,21 @@ pub(crate) struct TargetArgs {
 }
 
 impl TargetArgs {
+    /// What is driven: one of the two is there.
+    pub(crate) fn whom(&self) -> Option<&Url> {
+        self.url.as_ref().or(self.direct.as_ref())
+    }
+
     /// The command line that says the same, with another path if there is one.
     pub(crate) fn words(&self, path: Option<&str>) -> Vec<OsString> {
-        let url = path.map_or_else(|| self.url.to_string(), |path| self.url.with_path(path));
-        let mut words: Vec<OsString> = vec!["--url".into(), url.into()];
+        let mut words: Vec<OsString> = Vec::new();
+        if let Some(url) = &self.url {
+            let url = path.map_or_else(|| url.to_string(), |path| url.with_path(path));
+            words.extend(["--url".into(), url.into()]);
+        }
+        if let Some(direct) = &self.direct {
+            words.extend(["--direct".into(), direct.to_string().into()]);
+        }
         let TrustArgs { cert_hash, ca, insecure } = &self.trust;
         for hash in cert_hash {
             words.extend(["--cert-hash".into(), hash.to_string().into()]);
@@ -154,9 +179,9 @@ impl TargetArgs {
     }
 }
 
-/// Why to believe the server: one of three.
+/// Why to believe the server: one of three, unless it shows no certificate.
 #[derive(clap::Args, Clone, Debug)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 pub(crate) struct TrustArgs {
     /// SHA-256 of the server's certificate, hex or base64; may be repeated
     #[arg(long, value_name = "HASH")]
@@ -167,6 +192,12 @@ pub(crate) struct TrustArgs {
     /// Believe any certificate
     #[arg(long)]
     pub(crate) insecure: bool,
+}
+
+impl TrustArgs {
+    pub(crate) fn is_given(&self) -> bool {
+        self.insecure || self.ca.is_some() || !self.cert_hash.is_empty()
+    }
 }
 
 /// How much, and from where.
@@ -311,6 +342,20 @@ mod tests {
         ] {
             let parsed = parse(&format!("--url https://localhost/ {trust}"));
             assert_eq!(parsed.is_ok(), good, "{trust}");
+        }
+    }
+
+    #[test]
+    fn something_is_driven_and_one_thing_only() {
+        for (target, good) in [
+            ("", false),
+            ("--direct tcp://localhost:1", true),
+            ("--direct quic://localhost:1 --insecure", true),
+            ("--direct https://localhost:1 --insecure", false),
+            ("--direct tcp://localhost:1 --url https://localhost/ --insecure", false),
+            ("--direct tcp://localhost:1 --header a:1", false),
+        ] {
+            assert_eq!(parse(target).is_ok(), good, "{target}");
         }
     }
 

@@ -13,10 +13,9 @@ use std::{
 };
 
 use futures_util::{StreamExt, future, stream as futures};
-use tidegate::client::Session;
 use tokio::time::Instant;
 
-use crate::{args::EchoArgs, run::Scenario, tally::Tally};
+use crate::{args::EchoArgs, run::Scenario, tally::Tally, transport::Session};
 
 pub(crate) use self::ledger::MIN_DATAGRAM_BYTES;
 

@@ -6,6 +6,8 @@
 //! args -> target        what was asked, and of whom
 //! run                   worker threads -> client sockets -> connections -> sessions, so many in all
 //!     echo              what one session does, and what must come back
+//! transport             what stands behind a connection, a session, a stream: WebTransport, or with
+//!                       `--direct` bare QUIC, TLS, TCP or UDP
 //! steady                lanes that do operations, for a time or a number of them
 //!     pace              when each is due
 //!     round_trips ...   what one operation is
@@ -14,6 +16,7 @@
 //! tally                 what was counted and measured, one tally per worker
 //! progress              one line on a terminal while it runs
 //! report                what the tallies say in the end, as text or JSON
+//! serve                 the backends that loads need: echo, source, sink
 //! ```
 //!
 //! `echo` asks whether all is right, and the others, which implement [`steady::Work`], how long it takes.
@@ -24,24 +27,29 @@
 //! `--slo` was missed. Lost datagrams alone are reported and do not fail a run: datagrams may be lost.
 
 mod args;
+mod block;
 mod echo;
 mod mixed;
 mod pattern;
 mod progress;
 mod report;
 mod run;
+mod serve;
 mod steady;
 mod tally;
 mod target;
+#[allow(clippy::disallowed_types, reason = "drives bare QUIC beside the client's WebTransport")]
+mod transport;
 
 use std::{
     fs::File,
     io::{self, IsTerminal, Write},
+    num::NonZeroU32,
     process::ExitCode,
     time::Duration,
 };
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, error::ErrorKind};
 use http::{HeaderMap, HeaderValue, header};
 use tidegate::client::{RequestOptions, Trust};
 use tokio::time::Instant;
@@ -49,7 +57,7 @@ use tokio::time::Instant;
 use self::{
     args::{
         Args, Command, EchoArgs, LoadArgs, TargetArgs, TrustArgs,
-        steady::{MixedArgs, ResultArgs, SteadyArgs},
+        steady::{BulkArgs, MixedArgs, ResultArgs, SteadyArgs},
     },
     echo::{Echo, name_of_run},
     mixed::Plan,
@@ -57,16 +65,23 @@ use self::{
     report::Report,
     run::Load,
     steady::{
-        Work, connects::Connects, datagrams::Datagrams, idle::Idle, process::Watch,
-        round_trips::RoundTrips, streams::Streams,
+        Work,
+        bulk::{Bulk, Direction},
+        connects::Connects,
+        datagrams::Datagrams,
+        idle::Idle,
+        process::Watch,
+        round_trips::RoundTrips,
+        streams::Streams,
     },
-    target::Target,
+    target::{Need, Scheme, Target},
 };
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Echo(args) => echo(&args),
         Command::Mixed(args) => mixed(&args),
+        Command::Serve(args) => serve::serve(&args).map(|()| Outcome::Right),
         command => measured(&command),
     };
     match done {
@@ -103,7 +118,12 @@ impl Outcome {
 
 /// Runs `echo` and prints its report.
 fn echo(args: &EchoArgs) -> Result<Outcome, String> {
-    let load = load(&args.target, &args.load)?;
+    let needs = [
+        (args.streams > 0).then_some(Need::Streams),
+        (args.datagrams > 0).then_some(Need::Datagrams),
+    ];
+    let needs: Vec<Need> = needs.into_iter().flatten().collect();
+    let load = load(&args.target, &args.load, ("echo", &needs))?;
     let scenario = Echo::new(args, load.sessions_at_once());
 
     let live =
@@ -117,6 +137,10 @@ fn echo(args: &EchoArgs) -> Result<Outcome, String> {
 
 /// Runs a plan and prints its report.
 fn mixed(args: &MixedArgs) -> Result<Outcome, String> {
+    if args.target.direct.is_some() {
+        let problem = "`mixed` drives a WebTransport server: its loads have paths of one --url";
+        Args::command().error(ErrorKind::ArgumentConflict, problem).exit();
+    }
     let report = Plan::read(&args.plan, &args.target)?.run()?;
     print(&if args.json { report.to_json() } else { report.to_text() })?;
     Ok(Outcome::of(report.ok, report.missed()))
@@ -138,7 +162,9 @@ fn measure(command: &Command, may_show: bool) -> Result<steady::report::Report, 
     let run = name_of_run();
     let round_trips = |message_bytes, moves_every| RoundTrips { message_bytes, moves_every, run };
     match command {
-        Command::Echo(_) | Command::Mixed(_) => Err("no scenario at a pace".to_owned()),
+        Command::Echo(_) | Command::Mixed(_) | Command::Serve(_) => {
+            Err("no scenario at a pace".to_owned())
+        }
         Command::Rr(args) => drive("rr", &args.steady, &round_trips(args.size, None), may_show),
         Command::Migrate(args) => {
             let work = round_trips(args.size, Some(args.every));
@@ -157,6 +183,8 @@ fn measure(command: &Command, may_show: bool) -> Result<steady::report::Report, 
             };
             drive("datagram", &args.steady, &work, may_show)
         }
+        Command::BulkDown(args) => bulk("bulk-down", Direction::Down, args, may_show),
+        Command::BulkUp(args) => bulk("bulk-up", Direction::Up, args, may_show),
         Command::Handshake(args) => {
             let work = Connects { stream_bytes: None, hold: Duration::ZERO, run };
             drive("handshake", &args.steady, &work, may_show)
@@ -169,13 +197,23 @@ fn measure(command: &Command, may_show: bool) -> Result<steady::report::Report, 
     }
 }
 
+fn bulk(
+    name: &'static str,
+    direction: Direction,
+    args: &BulkArgs,
+    may_show: bool,
+) -> Result<steady::report::Report, String> {
+    let work = Bulk { direction, streams: args.streams.get(), stream_bytes: args.bytes };
+    drive(name, &args.steady(), &work, may_show)
+}
+
 fn drive(
     name: &'static str,
     args: &SteadyArgs,
     work: &impl Work,
     may_show: bool,
 ) -> Result<steady::report::Report, String> {
-    let load = load(&args.target, &args.fleet.load())?;
+    let load = load(&args.target, &args.fleet.load(), (name, work.needs()))?;
     let (course, results) = (args.pace.course(), &args.results);
     // Now, so that a file that cannot be written costs no run.
     let hdr = results.hdr.as_ref().map(|path| {
@@ -183,12 +221,11 @@ fn drive(
     });
     let hdr = hdr.transpose()?;
 
-    let watch = results
-        .pid
-        .map(|pid| Watch::new(pid).map_err(|e| format!("cannot look at --pid {pid}: {e}")));
+    let watch = (!results.pids.is_empty())
+        .then(|| Watch::new(&results.pids).map_err(|e| format!("cannot look at --pid: {e}")));
     let watch = watch.transpose()?;
     let live = (may_show && watched(results.quiet)).then(LivePace::new);
-    let done = steady::engine::run(&load, course, work, watch, live);
+    let done = steady::engine::run(&load, course, work, watch.as_ref(), live);
     let done = done.map_err(|e| format!("cannot begin: {e}"))?;
 
     let slos = results.slo.as_ref().map_or(&[][..], |slos| &slos.0);
@@ -210,17 +247,44 @@ fn print(text: &str) -> Result<(), String> {
 }
 
 /// What is driven, with descriptors enough for it.
-fn load(target: &TargetArgs, args: &LoadArgs) -> Result<Load, String> {
-    let read = trust(&target.trust).and_then(|trust| Ok((trust, request(target)?)));
+fn load(target: &TargetArgs, args: &LoadArgs, scenario: (&str, &[Need])) -> Result<Load, String> {
+    let url = target.whom().ok_or("there is neither --url nor --direct")?;
+    let read = suits(url.scheme(), scenario, target, args)
+        .map_err(|problem| (ErrorKind::ArgumentConflict, problem));
+    let read = read.and_then(|()| {
+        let read = trust(&target.trust).and_then(|trust| Ok((trust, request(target)?)));
+        read.map_err(|problem| (ErrorKind::Io, problem))
+    });
     let (trust, request) = match read {
         Ok(read) => read,
-        Err(problem) => Args::command().error(clap::error::ErrorKind::Io, problem).exit(),
+        Err((kind, problem)) => Args::command().error(kind, problem).exit(),
     };
-    let url = &target.url;
     let resolved = Target::resolve(url, trust).map_err(|e| format!("cannot resolve {url}: {e}"))?;
     let load = Load::new(resolved, request, args);
     raise_descriptor_limit(&load)?;
     Ok(load)
+}
+
+/// Whether what is driven has what the scenario needs.
+fn suits(
+    scheme: Scheme,
+    (scenario, needs): (&str, &[Need]),
+    target: &TargetArgs,
+    args: &LoadArgs,
+) -> Result<(), String> {
+    let word = scheme.word();
+    if let Some(missing) = needs.iter().find(|need| !scheme.has(**need)) {
+        let missing = missing.words();
+        return Err(format!("`{scenario}` needs {missing}, and {word}:// has none"));
+    }
+    if scheme != Scheme::Https && args.per_connection > NonZeroU32::MIN {
+        return Err(format!("--per-connection is of WebTransport; {word}:// has one session each"));
+    }
+    if scheme.is_encrypted() && !target.trust.is_given() {
+        let asked = "--cert-hash, --ca or --insecure";
+        return Err(format!("{word}:// shows a certificate: say by {asked} why to believe it"));
+    }
+    Ok(())
 }
 
 fn trust(args: &TrustArgs) -> Result<Trust, String> {

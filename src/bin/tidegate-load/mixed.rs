@@ -140,7 +140,8 @@ mod tests {
             panic!("{loads:?}");
         };
         assert_eq!((a.as_str(), b.as_str(), rr.size), ("a", "b", 100));
-        let urls = [&rr.steady.target, &datagram.steady.target].map(|t| t.url.to_string());
+        let urls = [&rr.steady.target, &datagram.steady.target]
+            .map(|target| target.whom().unwrap().to_string());
         assert_eq!(urls, ["https://localhost:4433/echo?x=1", "https://localhost:4433/udp"]);
         for target in [&rr.steady.target, &datagram.steady.target] {
             assert_eq!(target.trust.cert_hash[0].0, [0x0f; 32]);

@@ -376,7 +376,7 @@ mod tests {
             panic!("the line is of echo");
         };
         let trust = tidegate::client::Trust::DangerAcceptAny;
-        let target = Target::resolve(&args.target.url, trust).unwrap();
+        let target = Target::resolve(args.target.whom().unwrap(), trust).unwrap();
         let load = Load::new(target, tidegate::client::RequestOptions::default(), &args.load);
         let tally = Tally::new(Arc::default());
         let count = tally.count();

@@ -10,7 +10,6 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU32,
     ops::Range,
     sync::{Arc, mpsc},
@@ -19,21 +18,19 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
-use tidegate::client::{Closed, Connection, Endpoint, Options, Refused, RequestOptions, Session};
-use tokio::time::{Instant, timeout};
+use tidegate::client::RequestOptions;
+use tokio::time::Instant;
 
 use crate::{
     args::LoadArgs,
     progress::{self, Live},
-    tally::{Counters, Failure, Kind, Tally, Timed, Totals},
-    target::Target,
+    tally::{Counters, Failure, Tally, Totals},
+    target::{Scheme, Target},
+    transport::{Connection, Session, Socket},
 };
 
 /// Client sockets unless the command line says more.
 const USUAL_SOCKETS: u32 = 16;
-
-/// The code of a clean end of a connection (RFC 9114 section 8.1).
-const H3_NO_ERROR: u64 = 0x100;
 
 /// What one session does.
 pub(crate) trait Scenario: Sync {
@@ -65,7 +62,12 @@ impl Load {
         let at_once_per_connection = per_connection.min(args.concurrency.get());
         let connections_at_once =
             (args.concurrency.get() / at_once_per_connection).min(connections);
-        let sockets = args.sockets.map_or(USUAL_SOCKETS, NonZeroU32::get).min(connections);
+        let sockets = match target.scheme {
+            Scheme::Https | Scheme::Quic => args.sockets.map_or(USUAL_SOCKETS, NonZeroU32::get),
+            // Each has one of its own.
+            Scheme::Tls | Scheme::Tcp | Scheme::Udp => connections,
+        };
+        let sockets = sockets.min(connections);
         let threads = args.threads.or_else(processors).map_or(1, NonZeroU32::get);
         Self {
             target,
@@ -91,17 +93,8 @@ impl Load {
     }
 
     /// Binds the client sockets of a worker. They live on its runtime.
-    pub(crate) fn endpoints(&self, worker: u32) -> io::Result<Vec<Endpoint>> {
-        let local = match self.target.address {
-            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-        };
-        let mut options = Options::new(self.target.trust.clone());
-        options.connect_timeout = self.timeout;
-        // Long enough that a stalled stream is told as such before its connection is.
-        options.idle_timeout = options.idle_timeout.max(self.timeout.saturating_mul(2));
-        let sockets = part(self.sockets, self.threads, worker);
-        (0..sockets).map(|_| Endpoint::bind(local, &options)).collect()
+    pub(crate) fn sockets(&self, worker: u32) -> io::Result<Vec<Socket>> {
+        Socket::bind(self, part(self.sockets, self.threads, worker))
     }
 
     /// The numbers of a connection's sessions.
@@ -201,12 +194,12 @@ impl Worker<'_> {
 
     async fn drive(&self, scenario: &impl Scenario) -> io::Result<Finish> {
         let load = self.load;
-        let endpoints = load.endpoints(self.index)?;
+        let sockets = load.sockets(self.index)?;
         let at_once = part(load.connections_at_once, load.threads, self.index);
         let mine = (self.index..load.connections()).step_by(load.threads as usize);
-        let work = stream::iter(mine.zip(endpoints.iter().cycle()))
-            .for_each_concurrent(at_once as usize, |(connection, endpoint)| {
-                self.connection(endpoint, connection, scenario)
+        let work = stream::iter(mine.zip(sockets.iter().cycle()))
+            .for_each_concurrent(at_once as usize, |(connection, socket)| {
+                self.connection(socket, connection, scenario)
             });
         let interrupted = tokio::select! {
             () = work => false,
@@ -214,15 +207,15 @@ impl Worker<'_> {
             pressed = tokio::signal::ctrl_c() => pressed.map(|()| true)?,
         };
         let at = Instant::now();
-        for endpoint in &endpoints {
-            endpoint.close().await;
+        for socket in &sockets {
+            socket.close().await;
         }
         Ok(Finish { at, interrupted })
     }
 
-    async fn connection(&self, endpoint: &Endpoint, number: u32, scenario: &impl Scenario) {
+    async fn connection(&self, socket: &Socket, number: u32, scenario: &impl Scenario) {
         let sessions = self.load.sessions_of(number);
-        let connection = match connect(endpoint, self.load, &self.tally).await {
+        let connection = match socket.connect(self.load, false, &self.tally).await {
             Ok(connection) => connection,
             Err(Failure { kind, what }) => {
                 self.tally.failed(Failure::new(kind, format!("connection {number}: {what}")));
@@ -236,8 +229,8 @@ impl Worker<'_> {
     }
 
     async fn session(&self, connection: &Connection, number: u32, scenario: &impl Scenario) {
-        let done = match open_session(connection, self.load, &self.tally).await {
-            Ok(session) => self.work(connection, session, number, scenario).await,
+        let done = match connection.open_session(self.load, &self.tally).await {
+            Ok(session) => self.work(session, number, scenario).await,
             Err(failure) => Err(failure),
         };
         match done {
@@ -252,7 +245,6 @@ impl Worker<'_> {
 
     async fn work(
         &self,
-        connection: &Connection,
         session: Session,
         number: u32,
         scenario: &impl Scenario,
@@ -261,106 +253,9 @@ impl Worker<'_> {
             biased;
             () = scenario.drive(&session, number, &self.tally) => {}
             // The streams and datagrams under way are neither completed nor failed.
-            closed = session.closed() => {
-                return Err(cut(connection, &closed));
-            }
+            failure = session.cut() => return Err(failure),
         }
-        close(connection, session).await
-    }
-}
-
-/// Makes a connection and counts it.
-pub(crate) async fn connect(
-    endpoint: &Endpoint,
-    load: &Load,
-    tally: &Tally,
-) -> Result<Connection, Failure> {
-    let begun = Instant::now();
-    match endpoint.connect(load.target.address, &load.target.server_name).await {
-        Ok(connection) => {
-            tally.took(Timed::Handshake, begun.elapsed());
-            tally.count().connections.inc();
-            Ok(connection)
-        }
-        Err(error) => {
-            tally.count().connections_failed.inc();
-            Err(Failure::new(Kind::Handshake, chain(&error)))
-        }
-    }
-}
-
-/// Opens a session and counts it.
-pub(crate) async fn open_session(
-    connection: &Connection,
-    load: &Load,
-    tally: &Tally,
-) -> Result<Session, Failure> {
-    let begun = Instant::now();
-    let asked = connection.open_session(&load.target.url, &load.request);
-    let session = match timeout(load.timeout, asked).await {
-        Ok(Ok(session)) => session,
-        Ok(Err(refused)) => {
-            let kind = match refused {
-                Refused::Status { status, .. } => Kind::SessionRefused(status),
-                Refused::Request(_) | Refused::Stream(_) => Kind::SessionUnanswered,
-            };
-            return Err(Failure::new(kind, chain(&refused)));
-        }
-        Err(_elapsed) => {
-            let what = format!("no answer in {:?}", load.timeout);
-            return Err(Failure::new(Kind::SessionUnanswered, what));
-        }
-    };
-    tally.took(Timed::Session, begun.elapsed());
-    tally.count().sessions_opened.inc();
-    Ok(session)
-}
-
-/// Ends a session, which the server has to answer.
-pub(crate) async fn close(connection: &Connection, session: Session) -> Result<(), Failure> {
-    match session.close(0, "").await {
-        Closed::ByServer { code: 0, .. } => Ok(()),
-        // Servers of one session to a connection answer by ending the connection without error, and
-        // may reset the session's own stream just before.
-        Closed::Reset(H3_NO_ERROR) => Ok(()),
-        Closed::Lost if closed_without_error(connection) => Ok(()),
-        Closed::Unanswered => {
-            Err(Failure::new(Kind::CloseUnanswered, "the server did not answer its end"))
-        }
-        closed => Err(cut(connection, &closed)),
-    }
-}
-
-/// A session that has ended otherwise than it should.
-pub(crate) fn cut(connection: &Connection, closed: &Closed) -> Failure {
-    Failure::new(Kind::SessionCut, ending(connection, closed))
-}
-
-fn closed_without_error(connection: &Connection) -> bool {
-    match connection.quic().close_reason() {
-        Some(quinn::ConnectionError::ApplicationClosed(close)) => {
-            close.error_code.into_inner() == H3_NO_ERROR
-        }
-        _ => false,
-    }
-}
-
-/// How a session ended, in words.
-fn ending(connection: &Connection, closed: &Closed) -> String {
-    match closed {
-        Closed::ByServer { code, reason } if reason.is_empty() => {
-            format!("the server closed it with code {code}")
-        }
-        Closed::ByServer { code, reason } => {
-            format!("the server closed it with code {code} ({reason})")
-        }
-        Closed::Reset(code) => format!("the server reset it with HTTP/3 code {code:#x}"),
-        Closed::Lost => match connection.quic().close_reason() {
-            Some(reason) => format!("the connection ended: {}", chain(&reason)),
-            None => "its stream broke".to_owned(),
-        },
-        Closed::FlowControl => "the server broke session flow control".to_owned(),
-        Closed::Unanswered => "the server did not answer its end".to_owned(),
+        session.close().await
     }
 }
 

@@ -9,6 +9,7 @@
 //! What always holds: an operation that was due is completed or has failed, also if its lane is gone; nothing
 //! that was due in the warm-up is in a figure, but every failure is in the errors.
 
+pub(crate) mod bulk;
 pub(crate) mod connects;
 pub(crate) mod datagrams;
 pub(crate) mod engine;
@@ -27,7 +28,6 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use tidegate::client::{Endpoint, Session};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until},
@@ -37,6 +37,8 @@ use self::pace::Schedule;
 use crate::{
     run::Load,
     tally::{Failure, Kind, Tally, Timed},
+    target::Need,
+    transport::{Session, Socket},
 };
 
 /// Operations of one lane that are under way at most in an open loop, where nothing else bounds them. Past
@@ -45,6 +47,14 @@ const MOST_AT_ONCE: u32 = 4096;
 
 /// What the lanes of a scenario do.
 pub(crate) trait Work: Sync {
+    /// What the server has to have.
+    fn needs(&self) -> &'static [Need];
+
+    /// Whether a session over TCP makes its first connection before the run begins.
+    fn dials_ahead(&self) -> bool {
+        true
+    }
+
     /// Whether each lane is a session. Else the work is to make its own.
     fn has_sessions(&self) -> bool {
         true
@@ -63,7 +73,7 @@ pub(crate) trait Work: Sync {
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
     pub(crate) load: &'a Load,
-    pub(crate) endpoint: &'a Endpoint,
+    pub(crate) socket: &'a Socket,
     /// There if the work [has sessions](Work::has_sessions).
     pub(crate) session: Option<&'a Session>,
 }
@@ -195,15 +205,25 @@ impl<'a> Lane<'a> {
     pub(crate) fn done(&self, at: Instant, bytes: u64) {
         self.over(1);
         self.carried(bytes);
+        self.tally.count().finished.inc();
         if self.is_measured(at) {
             self.tally.took(Timed::Operation, at.elapsed());
             self.tally.count().operations.inc();
         }
     }
 
-    /// Bytes came back and were right.
+    /// As [`Self::done`], of what has no length of its own.
+    pub(crate) fn done_untimed(&self) {
+        self.over(1);
+        let count = self.tally.count();
+        count.operations.inc();
+        count.finished.inc();
+    }
+
+    /// Bytes came back, or arrived, and were right.
     pub(crate) fn carried(&self, bytes: u64) {
         let now = Instant::now();
+        self.tally.count().carried.add(bytes);
         if self.is_measured(now) && self.window.end.is_none_or(|end| now < end) {
             self.tally.count().operation_bytes.add(bytes);
         }

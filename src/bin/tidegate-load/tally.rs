@@ -71,6 +71,10 @@ pub(crate) struct Counters {
     pub(crate) operations: Counter,
     /// Payload that came back right while it was measured.
     pub(crate) operation_bytes: Counter,
+    /// Operations that are over and were right, the warm-up included.
+    pub(crate) finished: Counter,
+    /// Payload that came back or arrived right, the warm-up included.
+    pub(crate) carried: Counter,
     /// Failures of every kind.
     pub(crate) failures: Counter,
 }
@@ -88,6 +92,8 @@ pub(crate) enum Timed {
     Datagram,
     /// An operation of a steady scenario, from when it was due.
     Operation,
+    /// From the opening of a stream to its first byte.
+    FirstByte,
     /// From when an operation was due to when this program came to it.
     Late,
 }
@@ -104,6 +110,7 @@ impl Timed {
             Self::Stream => "stream",
             Self::Datagram => "datagram",
             Self::Operation => "operation",
+            Self::FirstByte => "first byte",
             Self::Late => "late",
         }
     }

@@ -1,4 +1,7 @@
 //! Whom to drive: the URL, the certificate hashes, and the address behind the name.
+//!
+//! Mostly a WebTransport server by its `https` URL; with `--direct` something else, so that what a gateway
+//! adds is a difference.
 
 use std::{
     fmt, io,
@@ -12,10 +15,76 @@ use tidegate::client::Trust;
 /// Port of a URL that names none.
 const HTTPS_PORT: u16 = 443;
 
-/// A session's URL: `https://host:port/path?query`.
+/// What is spoken with the server.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Scheme {
+    /// WebTransport.
+    Https,
+    /// Bare QUIC: streams and datagrams without a session around them.
+    Quic,
+    /// TLS 1.3 over TCP: each stream is a connection.
+    Tls,
+    /// TCP: each stream is a connection.
+    Tcp,
+    /// UDP: each session is a connected socket.
+    Udp,
+}
+
+/// What a scenario may want of a server.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Need {
+    Streams,
+    Datagrams,
+    /// Connections that begin and end.
+    Connections,
+    /// A client that stays the same when its address changes.
+    Addresses,
+}
+
+impl Scheme {
+    /// All that can be driven in place of a WebTransport server.
+    const DIRECT: [Self; 4] = [Self::Tcp, Self::Udp, Self::Tls, Self::Quic];
+
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Https => "https",
+            Self::Quic => "quic",
+            Self::Tls => "tls",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    pub(crate) const fn has(self, need: Need) -> bool {
+        match self {
+            Self::Https | Self::Quic => true,
+            Self::Tls | Self::Tcp => matches!(need, Need::Streams | Need::Connections),
+            Self::Udp => matches!(need, Need::Datagrams),
+        }
+    }
+
+    /// Whether the server shows a certificate.
+    pub(crate) const fn is_encrypted(self) -> bool {
+        matches!(self, Self::Https | Self::Quic | Self::Tls)
+    }
+}
+
+impl Need {
+    pub(crate) const fn words(self) -> &'static str {
+        match self {
+            Self::Streams => "streams",
+            Self::Datagrams => "datagrams",
+            Self::Connections => "connections that begin and end",
+            Self::Addresses => "connections that outlive a change of address",
+        }
+    }
+}
+
+/// A session's URL: `https://host:port/path?query`; or where to go directly: `tcp://host:port`.
 #[derive(Clone, Debug)]
 pub(crate) struct Url {
     text: String,
+    scheme: Scheme,
     host: String,
     port: u16,
 }
@@ -28,15 +97,34 @@ impl FromStr for Url {
         if uri.scheme_str() != Some("https") {
             return Err("a WebTransport URL begins with https://".to_owned());
         }
-        let host = uri.host().filter(|host| !host.is_empty()).ok_or("the URL names no host")?;
         let port = uri.port_u16().unwrap_or(HTTPS_PORT);
-        // An IPv6 address stands in brackets in a URL and nowhere else.
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { text: text.to_owned(), host, port })
+        Ok(Self { text: text.to_owned(), scheme: Scheme::Https, host: host(&uri)?, port })
     }
 }
 
+/// An IPv6 address stands in brackets in a URL and nowhere else.
+fn host(uri: &http::Uri) -> Result<String, String> {
+    let host = uri.host().filter(|host| !host.is_empty()).ok_or("the URL names no host")?;
+    Ok(host.trim_start_matches('[').trim_end_matches(']').to_owned())
+}
+
 impl Url {
+    /// `tcp://host:port`, and so on.
+    pub(crate) fn direct(text: &str) -> Result<Self, String> {
+        let uri: http::Uri = text.parse().map_err(|e| format!("not a URL: {e}"))?;
+        let scheme = Scheme::DIRECT.into_iter().find(|s| uri.scheme_str() == Some(s.word()));
+        let scheme = scheme.ok_or("write it as tcp://, udp://, tls:// or quic://host:port")?;
+        let port = uri.port_u16().ok_or("the URL names no port")?;
+        if uri.path_and_query().is_some_and(|rest| rest != "/") {
+            return Err(format!("behind the port of {}:// there is nothing", scheme.word()));
+        }
+        Ok(Self { text: text.to_owned(), scheme, host: host(&uri)?, port })
+    }
+
+    pub(crate) const fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
     /// The same host and port with another path.
     pub(crate) fn with_path(&self, path: &str) -> String {
         let uri: Option<http::Uri> = self.text.parse().ok();
@@ -94,6 +182,7 @@ fn from_base64(text: &str) -> Option<[u8; 32]> {
 pub(crate) struct Target {
     /// What sessions are asked for.
     pub(crate) url: String,
+    pub(crate) scheme: Scheme,
     /// Where the server is.
     pub(crate) address: SocketAddr,
     /// What its certificate is for.
@@ -110,7 +199,8 @@ impl Target {
         let address = addresses
             .min_by_key(SocketAddr::is_ipv6)
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))?;
-        Ok(Self { url: url.text.clone(), address, server_name: url.host.clone(), trust })
+        let (text, server_name) = (url.text.clone(), url.host.clone());
+        Ok(Self { url: text, scheme: url.scheme, address, server_name, trust })
     }
 
     /// The URL as reports show it: without what its query says, which may be a token.
@@ -140,6 +230,24 @@ mod tests {
         ] {
             let url: Option<Url> = text.parse().ok();
             let parts = url.as_ref().map(|url| (url.host.as_str(), url.port));
+            assert_eq!(parts, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_driven_directly_has_a_scheme_and_a_port_and_nothing_more() {
+        for (text, expected) in [
+            ("tcp://localhost:7000", Some((Scheme::Tcp, "localhost", 7000))),
+            ("udp://127.0.0.1:7001", Some((Scheme::Udp, "127.0.0.1", 7001))),
+            ("tls://[::1]:7002/", Some((Scheme::Tls, "::1", 7002))),
+            ("quic://example.com:7003", Some((Scheme::Quic, "example.com", 7003))),
+            ("https://localhost:4433", None),
+            ("tcp://localhost", None),
+            ("tcp://localhost:7000/path", None),
+            ("localhost:7000", None),
+        ] {
+            let url = Url::direct(text).ok();
+            let parts = url.as_ref().map(|url| (url.scheme, url.host.as_str(), url.port));
             assert_eq!(parts, expected, "{text}");
         }
     }

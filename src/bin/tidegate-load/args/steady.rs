@@ -1,6 +1,6 @@
 //! The command line of the scenarios of operations at a pace.
 
-use std::{num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use tidegate::config::Rate;
 
@@ -112,9 +112,10 @@ pub(crate) struct ResultArgs {
     /// errors
     #[arg(long, value_name = "CONDITIONS", default_value = None)]
     pub(crate) slo: Option<Slos>,
-    /// Say what the server's process costs meanwhile: processor, memory, descriptors
-    #[arg(long, value_name = "PID")]
-    pub(crate) pid: Option<u32>,
+    /// Say what the server's process costs meanwhile: processor, memory, descriptors. May be repeated, for
+    /// servers of several processes, which are added up
+    #[arg(long = "pid", value_name = "PID")]
+    pub(crate) pids: Vec<u32>,
     /// Show no progress, not on a terminal either
     #[arg(long)]
     pub(crate) quiet: bool,
@@ -229,6 +230,77 @@ impl IdleArgs {
         let Self { target, fleet, results, .. } = self;
         SteadyArgs { target: target.clone(), fleet: fleet.clone(), pace, results: results.clone() }
     }
+}
+
+/// Arguments of `bulk-down` and `bulk-up`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "They need backends that send or take bytes, such as:
+  tidegate-load serve --source 127.0.0.1:7002 --sink 127.0.0.1:7003
+Examples, with routes to them:
+  tidegate-load bulk-down --url https://127.0.0.1:4433/source --insecure --duration 5s
+  tidegate-load bulk-up --url https://127.0.0.1:4433/sink --insecure --sessions 16 --bytes 64MiB --count 160")]
+pub(crate) struct BulkArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) fleet: FleetArgs,
+    #[command(flatten)]
+    pub(crate) results: ResultArgs,
+    /// Streams of each session at once
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) streams: NonZeroU32,
+    /// Bytes of each stream, which another one follows: 64KiB, 1GiB. Without it each goes on until the time is
+    /// over
+    #[arg(long, value_name = "B", value_parser = bytes)]
+    pub(crate) bytes: Option<u64>,
+    /// How long is measured
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub(crate) duration: Duration,
+    /// How many streams are measured, in place of how long
+    #[arg(long, value_name = "N", conflicts_with = "duration", requires = "bytes")]
+    pub(crate) count: Option<u64>,
+    /// How long it runs before that, unmeasured
+    #[arg(long, value_name = "DURATION", default_value = WARMUP, value_parser = length_or_none)]
+    pub(crate) warmup: Duration,
+}
+
+impl BulkArgs {
+    /// As a closed loop of streams.
+    pub(crate) fn steady(&self) -> SteadyArgs {
+        let Self { target, fleet, results, .. } = self;
+        let pace = PaceArgs {
+            rate: None,
+            depth: self.streams,
+            duration: self.duration,
+            count: self.count,
+            warmup: self.warmup,
+        };
+        SteadyArgs { target: target.clone(), fleet: fleet.clone(), pace, results: results.clone() }
+    }
+}
+
+/// Arguments of `serve`.
+#[derive(clap::Args, Debug)]
+#[group(required = true, multiple = true)]
+#[command(
+    after_help = "Each says where it listens, in a line such as \"echo listening on 127.0.0.1:7000\".
+Example:
+  tidegate-load serve --echo 127.0.0.1:7000 --udp-echo 127.0.0.1:7001 --source 127.0.0.1:7002 --sink 127.0.0.1:7003"
+)]
+pub(crate) struct ServeArgs {
+    /// TCP: sends back what comes, and ends when the client has
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) echo: Option<SocketAddr>,
+    /// UDP: sends each datagram back
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) udp_echo: Option<SocketAddr>,
+    /// TCP: reads how many bytes are wanted, as 8 bytes, big-endian, and sends them; the highest number: until the
+    /// client goes
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) source: Option<SocketAddr>,
+    /// TCP: compares what comes with what it should be, and says in the end how much that was
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) sink: Option<SocketAddr>,
 }
 
 /// Arguments of `mixed`.

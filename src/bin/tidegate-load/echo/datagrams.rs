@@ -5,7 +5,6 @@
 
 use std::pin::pin;
 
-use tidegate::client::Session;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
@@ -13,8 +12,8 @@ use super::{
     ledger::{Arrival, Ledger},
 };
 use crate::{
-    run::chain,
     tally::{Failure, Kind, Tally, Timed},
+    transport::Session,
 };
 
 /// Sends all datagrams of a session and waits for them, as long as they may take.
@@ -41,7 +40,7 @@ impl Datagrams<'_> {
             let room = self.has_more() && self.ledger.in_flight() < self.echo.datagrams_in_flight;
             let payload = if room { self.ledger.next_payload(now) } else { Vec::new() };
             let session = self.session;
-            let mut send = pin!(session.send_datagram_wait(&payload));
+            let mut send = pin!(session.send_datagram(&payload));
             // Whichever branch is cancelled has neither sent nor taken anything.
             tokio::select! {
                 came = session.read_datagram() => match came {
@@ -54,7 +53,7 @@ impl Datagrams<'_> {
                         self.ledger.note_sent(now);
                         self.tally.count().datagrams_sent.inc();
                     }
-                    Err(error) => self.cannot_send(&chain(&error)),
+                    Err(why) => self.cannot_send(&why),
                 },
                 () = sleep_until(self.ledger.deadline().unwrap_or(now)), if self.ledger.in_flight() > 0 => {
                     self.ledger.expire(Instant::now());
@@ -91,7 +90,7 @@ impl Datagrams<'_> {
         let left = u64::from(self.echo.datagrams) - self.ledger.sent();
         self.may_send = false;
         self.tally.count().datagrams_unsent.add(left);
-        let fit = self.session.max_datagram_payload().unwrap_or(0);
+        let fit = self.session.max_datagram_payload();
         let what = format!(
             "session {}: {left} datagrams of {} bytes could not be sent, {fit} bytes fit: {why}",
             self.number, self.echo.datagram_bytes,

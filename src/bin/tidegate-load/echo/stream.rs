@@ -4,13 +4,13 @@ use std::{cell::Cell, time::Duration};
 
 use bytes::BytesMut;
 use futures_util::future::try_join;
-use tidegate::client::{RecvStream, SendStream, Session, StreamError};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Echo;
 use crate::{
     pattern::Pattern,
     tally::{Counters, Failure, Kind, Tally, Timed},
+    transport::{RecvStream, SendStream, Session},
 };
 
 /// Bytes that are made and handed to QUIC at a time: large enough that its locks and wake-ups are paid
@@ -18,7 +18,7 @@ use crate::{
 const CHUNK_BYTES: usize = 32 * 1024;
 
 /// Code with which a failed stream is given up.
-const GIVEN_UP: u32 = 1;
+pub(crate) const GIVEN_UP: u32 = 1;
 
 /// Does one stream and counts it.
 pub(super) async fn echo(
@@ -48,7 +48,7 @@ pub(crate) async fn open(
     patience: Duration,
 ) -> Result<(SendStream, RecvStream), Failure> {
     match timeout(patience, session.open_bidi()).await {
-        Ok(opened) => opened.map_err(|error| broken("not opened", error)),
+        Ok(opened) => opened.map_err(|failure| broken("not opened", failure)),
         Err(_elapsed) => {
             let what = format!("no credit to open it in {patience:?}");
             Err(Failure::new(Kind::StreamLost, what))
@@ -100,12 +100,12 @@ impl Transfer<'_> {
             self.pattern.fill(sent, &mut chunk);
             let bytes = chunk.len() as u64;
             let written = send.write_chunk(chunk.freeze()).await;
-            written.map_err(|error| broken(&format!("sending stopped at byte {sent}"), error))?;
+            written.map_err(|e| broken(&format!("sending stopped at byte {sent}"), e))?;
             sent += bytes;
             self.count.bytes_sent.add(bytes);
             self.moved.set(Instant::now());
         }
-        send.finish();
+        send.finish().await;
         Ok(())
     }
 
@@ -113,7 +113,7 @@ impl Transfer<'_> {
         let mut came = 0;
         loop {
             let read = recv.read().await;
-            let read = read.map_err(|error| broken(&format!("cut at byte {came}"), error))?;
+            let read = read.map_err(|e| broken(&format!("cut at byte {came}"), e))?;
             let Some(chunk) = read else { break };
             check_chunk(self.pattern, self.length, came, &chunk)?;
             came += chunk.len() as u64;
@@ -159,13 +159,9 @@ pub(crate) fn check_chunk(
     Ok(())
 }
 
-pub(crate) fn broken(where_: &str, error: StreamError) -> Failure {
-    let kind = match error {
-        StreamError::Lost | StreamError::SessionGone => Kind::StreamLost,
-        StreamError::Ended(code) => Kind::StreamReset(Some(code)),
-        StreamError::Rejected | StreamError::Protocol(_) => Kind::StreamReset(None),
-    };
-    Failure::new(kind, format!("{where_}: {error}"))
+/// What went wrong, with where it was.
+pub(crate) fn broken(where_: &str, Failure { kind, what }: Failure) -> Failure {
+    Failure::new(kind, format!("{where_}: {what}"))
 }
 
 #[cfg(test)]

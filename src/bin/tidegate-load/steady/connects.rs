@@ -6,12 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::{Lane, Place, Work};
-use crate::{
-    echo::stream::attempt,
-    pattern::Pattern,
-    run::{close, connect, cut, open_session},
-    tally::Failure,
-};
+use crate::{echo::stream::attempt, pattern::Pattern, tally::Failure, target::Need};
 
 /// What each connection does between its beginning and its end.
 #[derive(Debug)]
@@ -25,6 +20,13 @@ pub(crate) struct Connects {
 }
 
 impl Work for Connects {
+    fn needs(&self) -> &'static [Need] {
+        match self.stream_bytes {
+            None => &[Need::Connections],
+            Some(_) => &[Need::Connections, Need::Streams],
+        }
+    }
+
     fn has_sessions(&self) -> bool {
         false
     }
@@ -38,8 +40,8 @@ impl Work for Connects {
 impl Connects {
     async fn one(&self, place: Place<'_>, lane: &Lane<'_>, number: u64) -> Result<u64, Failure> {
         let (load, tally) = (place.load, lane.tally);
-        let connection = connect(place.endpoint, load, tally).await?;
-        let session = open_session(&connection, load, tally).await?;
+        let connection = place.socket.connect(load, true, tally).await?;
+        let session = connection.open_session(load, tally).await?;
         if let Some(bytes) = self.stream_bytes {
             let pattern = Pattern::new(&[self.run, lane.number.into(), number]);
             attempt(&session, pattern, bytes, load.timeout, tally.count()).await?;
@@ -47,10 +49,10 @@ impl Connects {
         if !self.hold.is_zero() {
             tokio::select! {
                 () = sleep(self.hold) => {}
-                closed = session.closed() => return Err(cut(&connection, &closed)),
+                failure = session.cut() => return Err(failure),
             }
         }
-        close(&connection, session).await?;
+        session.close().await?;
         tally.count().sessions_completed.inc();
         Ok(self.stream_bytes.unwrap_or(0))
     }

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep_until};
 use super::{Lane, Place, Work};
 use crate::{
     echo::ledger::{Arrival, Ledger},
-    run::chain,
     tally::{Failure, Kind},
+    target::Need,
 };
 
 /// What each session sends and expects back.
@@ -27,6 +27,10 @@ pub(crate) struct Datagrams {
 }
 
 impl Work for Datagrams {
+    fn needs(&self) -> &'static [Need] {
+        &[Need::Datagrams]
+    }
+
     async fn run(&self, place: Place<'_>, lane: &Lane<'_>) -> Result<(), Failure> {
         let session = place.session()?;
         let count = lane.tally.count();
@@ -36,7 +40,7 @@ impl Work for Datagrams {
         let mut due = None;
         while has_turns || due.is_some() || ledger.in_flight() > 0 {
             let payload = due.map(|at| ledger.next_payload(at)).unwrap_or_default();
-            let mut send = pin!(session.send_datagram_wait(&payload));
+            let mut send = pin!(session.send_datagram(&payload));
             // Whichever branch is cancelled has neither sent nor taken anything.
             tokio::select! {
                 came = session.read_datagram() => match came {
@@ -48,11 +52,10 @@ impl Work for Datagrams {
                         ledger.note_sent(due.take().unwrap_or_else(Instant::now));
                         count.datagrams_sent.inc();
                     }
-                    Err(error) => {
+                    Err(why) => {
                         count.datagrams_unsent.inc();
-                        let fit = session.max_datagram_payload().unwrap_or(0);
-                        let bytes = payload.len();
-                        let what = format!("{bytes} bytes, {fit} fit: {}", chain(&error));
+                        let fit = session.max_datagram_payload();
+                        let what = format!("{} bytes, {fit} fit: {why}", payload.len());
                         return Err(Failure::new(Kind::DatagramUnsent, what));
                     }
                 },

@@ -5,6 +5,7 @@
 
 use std::{
     cell::Cell,
+    convert::Infallible,
     io,
     sync::{
         Arc, OnceLock,
@@ -20,7 +21,6 @@ use futures_util::{
     stream::{self, FuturesUnordered},
 };
 use nix::time::{ClockId, clock_gettime};
-use tidegate::client::{Connection, Endpoint, Session};
 use tokio::{
     sync::Barrier,
     time::{Instant, sleep},
@@ -33,8 +33,9 @@ use super::{
 };
 use crate::{
     progress::{self, LivePace},
-    run::{Load, close, connect, cut, open_session},
-    tally::{Counters, Failure, Tally, Timed, Totals, sum},
+    run::Load,
+    tally::{Counters, Failure, Tally, Timed, Totals},
+    transport::{Session, Socket},
 };
 
 /// Connections that a worker makes at the same time, before the run begins.
@@ -64,6 +65,8 @@ pub(crate) struct Done {
     pub(crate) due: u64,
     /// The share of its time that the busiest worker spent on the processor.
     pub(crate) busiest: f64,
+    /// What all workers spent there.
+    pub(crate) busy: Duration,
     /// Times that the client's address changed.
     pub(crate) moves: u64,
     /// What the server's process cost, if it was watched.
@@ -85,14 +88,30 @@ struct Run<'a, W> {
 }
 
 impl<W> Run<'_, W> {
-    /// Whether the warm-up is over and the end has not come.
-    fn is_measuring(&self, now: Instant) -> bool {
-        let Some(begins) = self.begins.get() else { return false };
-        let warm = *begins + self.course.warmup;
-        match self.course.length {
-            Length::For(time) => (warm..warm + time).contains(&now),
-            Length::Count(_) => now >= warm,
+    /// Looks at the server when the measured part begins and when it ends, to the microsecond as far as the
+    /// machine allows. `over` is closed when no worker works any more. `None`: it ended before it began, or a
+    /// process is gone.
+    fn look_on(
+        &self,
+        watch: &Watch,
+        counters: &[Arc<Counters>],
+        over: &mpsc::Receiver<Infallible>,
+    ) -> Option<Cost> {
+        let warm = *self.begins.wait() + self.course.warmup;
+        let is_over_at = |at: Instant| {
+            let wait = at.saturating_duration_since(Instant::now());
+            over.recv_timeout(wait) == Err(mpsc::RecvTimeoutError::Disconnected)
+        };
+        if is_over_at(warm) {
+            return None;
         }
+        let first = watch.look(counters).ok()?;
+        match self.course.length {
+            Length::For(time) => _ = is_over_at(warm + time),
+            // An error says that it is over.
+            Length::Count(_) => _ = over.recv(),
+        }
+        Cost::between(&first, &watch.look(counters).ok()?)
     }
 }
 
@@ -100,9 +119,11 @@ impl<W> Run<'_, W> {
 struct Part {
     tally: Tally,
     due: u64,
-    /// From the end of the warm-up until its last operation was over, and the processor's share of that.
+    /// From the end of the warm-up until its last operation was over.
     measured: Duration,
-    busy: f64,
+    /// What it had of the processor in that time, and that as a share.
+    busy: Duration,
+    share: f64,
 }
 
 /// Runs the scenario to its end.
@@ -113,7 +134,7 @@ pub(crate) fn run(
     load: &Load,
     course: Course,
     work: &impl Work,
-    mut watch: Option<Watch>,
+    watch: Option<&Watch>,
     mut live: Option<LivePace>,
 ) -> io::Result<Done> {
     let run = Run {
@@ -131,32 +152,37 @@ pub(crate) fn run(
     };
     let counters: Vec<Arc<Counters>> = (0..load.threads).map(|_| Arc::default()).collect();
     let (ended, workers_ended) = mpsc::channel();
-    let results = thread::scope(|scope| {
-        for (index, counters) in (0..).zip(&counters) {
-            let (ended, tally, run) = (ended.clone(), Tally::new(Arc::clone(counters)), &run);
+    let (working, over) = mpsc::channel();
+    let (results, server) = thread::scope(|scope| {
+        let (run, counters) = (&run, &counters);
+        let looking = watch.map(|watch| scope.spawn(move || run.look_on(watch, counters, &over)));
+        for (index, counters) in (0..).zip(counters) {
+            let (ended, tally) = (ended.clone(), Tally::new(Arc::clone(counters)));
+            let working = Cell::new(Some(working.clone()));
             let worker = move || {
+                let result = Worker { run, index, tally, working }.run();
+                // Nobody waits for what could not begin.
+                run.begins.get_or_init(Instant::now);
                 // The receiver waits for all senders.
-                _ = ended.send(Worker { run, index, tally }.run());
+                _ = ended.send(result);
             };
             thread::Builder::new().name(format!("load-{index}")).spawn_scoped(scope, worker)?;
         }
-        drop(ended);
+        drop((ended, working));
         let mut results = Vec::new();
         loop {
             match workers_ended.recv_timeout(progress::INTERVAL) {
                 Ok(result) => results.push(result),
-                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok::<_, io::Error>(results),
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
             }
-            if let Some(watch) = &mut watch
-                && run.is_measuring(Instant::now())
-            {
-                watch.look(sum(&counters, |c| &c.operations));
-            }
             if let Some(live) = &mut live {
-                live.draw(&counters);
+                live.draw(counters);
             }
         }
+        // It does not panic; if it did there would be no cost.
+        let server = looking.and_then(|looking| looking.join().ok().flatten());
+        Ok::<_, io::Error>((results, server))
     })?;
     if let Some(live) = live {
         live.clear();
@@ -169,9 +195,10 @@ pub(crate) fn run(
             _ => longest,
         },
         due: parts.iter().map(|part| part.due).sum(),
-        busiest: parts.iter().map(|part| part.busy).fold(0.0, f64::max),
+        busiest: parts.iter().map(|part| part.share).fold(0.0, f64::max),
+        busy: parts.iter().map(|part| part.busy).sum(),
         moves: run.moves.load(Ordering::Relaxed),
-        server: watch.as_ref().and_then(Watch::cost),
+        server,
         interrupted: run.interrupted.load(Ordering::Relaxed),
         totals: Totals::of(parts.into_iter().map(|part| part.tally)),
     })
@@ -182,30 +209,29 @@ struct Worker<'a, W> {
     run: &'a Run<'a, W>,
     index: u32,
     tally: Tally,
-}
-
-/// A session with what it needs to be ended well.
-struct Opened {
-    connection: Connection,
-    session: Session,
+    /// Dropped when its operations are over.
+    working: Cell<Option<mpsc::Sender<Infallible>>>,
 }
 
 impl<W: Work> Worker<'_, W> {
     fn run(self) -> io::Result<Part> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (due, measured, busy) = runtime.block_on(self.drive())?;
-        Ok(Part { tally: self.tally, due, measured, busy })
+        let share =
+            if measured < SHORTEST { 0.0 } else { busy.as_secs_f64() / measured.as_secs_f64() };
+        Ok(Part { tally: self.tally, due, measured, busy, share: share.min(1.0) })
     }
 
-    async fn drive(&self) -> io::Result<(u64, Duration, f64)> {
-        let endpoints = self.run.load.endpoints(self.index);
-        let opened = match &endpoints {
-            Ok(endpoints) if self.run.work.has_sessions() => self.open_all(endpoints).await,
+    /// How many operations were due, how long that took, and what it took of the processor.
+    async fn drive(&self) -> io::Result<(u64, Duration, Duration)> {
+        let sockets = self.run.load.sockets(self.index);
+        let opened = match &sockets {
+            Ok(sockets) if self.run.work.has_sessions() => self.open_all(sockets).await,
             _ => Vec::new(),
         };
         // Whoever could not begin must not leave the others waiting.
         self.run.everybody.wait().await;
-        let endpoints = endpoints?;
+        let sockets = sockets?;
         let start = *self.run.begins.get_or_init(|| Instant::now() + LEAD);
 
         let window = self.window(start);
@@ -224,11 +250,11 @@ impl<W: Work> Worker<'_, W> {
             busy_before.set(thread_time());
             future::pending::<()>().await;
         };
-        let work = self.work(&endpoints, &opened, &lanes);
+        let work = self.work(&sockets, &opened, &lanes);
         tokio::select! {
             () = work => {}
             result = release(&turns, &lanes, &self.tally) => result?,
-            result = self.move_about(&endpoints) => result?,
+            result = self.move_about(&sockets) => result?,
             () = warm => {}
             // What was under way is left as it stands.
             pressed = tokio::signal::ctrl_c() => {
@@ -238,18 +264,17 @@ impl<W: Work> Worker<'_, W> {
         }
         let measured = Instant::now().saturating_duration_since(window.warm);
         let busy = thread_time().saturating_sub(busy_before.get());
-        let share =
-            if measured < SHORTEST { 0.0 } else { busy.as_secs_f64() / measured.as_secs_f64() };
+        self.working.take();
         let due = match &turns {
             Turns::Open { schedule, .. } => schedule.measured(),
             Turns::Closed { .. } => self.tally.count().operations_begun.get(),
         };
         drop(lanes);
         self.close_all(opened).await;
-        for endpoint in &endpoints {
-            endpoint.close().await;
+        for socket in &sockets {
+            socket.close().await;
         }
-        Ok((due, measured, share.min(1.0)))
+        Ok((due, measured, busy))
     }
 
     fn window(&self, start: Instant) -> Window {
@@ -279,7 +304,7 @@ impl<W: Work> Worker<'_, W> {
     }
 
     /// The numbers of the worker's lanes.
-    fn lanes(&self, opened: &[(u32, Opened)]) -> Vec<u32> {
+    fn lanes(&self, opened: &[(u32, Session)]) -> Vec<u32> {
         if self.run.work.has_sessions() {
             return opened.iter().map(|(number, _)| *number).collect();
         }
@@ -288,11 +313,11 @@ impl<W: Work> Worker<'_, W> {
     }
 
     /// Opens the worker's sessions. What cannot be opened is counted, and has no lane.
-    async fn open_all(&self, endpoints: &[Endpoint]) -> Vec<(u32, Opened)> {
+    async fn open_all(&self, sockets: &[Socket]) -> Vec<(u32, Session)> {
         let load = self.run.load;
         let mine = (self.index..load.connections()).step_by(load.threads as usize);
-        stream::iter(mine.zip(endpoints.iter().cycle()))
-            .map(|(number, endpoint)| self.open(endpoint, number))
+        stream::iter(mine.zip(sockets.iter().cycle()))
+            .map(|(number, socket)| self.open(socket, number))
             .buffered(CONNECTING)
             .flat_map(stream::iter)
             .collect()
@@ -300,10 +325,10 @@ impl<W: Work> Worker<'_, W> {
     }
 
     /// Makes a connection with its sessions.
-    async fn open(&self, endpoint: &Endpoint, number: u32) -> Vec<(u32, Opened)> {
+    async fn open(&self, socket: &Socket, number: u32) -> Vec<(u32, Session)> {
         let (load, tally) = (self.run.load, &self.tally);
         let numbers = load.sessions_of(number);
-        let connection = match connect(endpoint, load, tally).await {
+        let connection = match socket.connect(load, self.run.work.dials_ahead(), tally).await {
             Ok(connection) => connection,
             Err(failure) => {
                 tally.count().sessions_failed.add(numbers.len() as u64);
@@ -313,10 +338,8 @@ impl<W: Work> Worker<'_, W> {
         };
         let mut opened = Vec::new();
         for number in numbers {
-            match open_session(&connection, load, tally).await {
-                Ok(session) => {
-                    opened.push((number, Opened { connection: connection.clone(), session }));
-                }
+            match connection.open_session(load, tally).await {
+                Ok(session) => opened.push((number, session)),
                 Err(failure) => {
                     tally.count().sessions_failed.inc();
                     tally.failed(failure);
@@ -327,30 +350,30 @@ impl<W: Work> Worker<'_, W> {
     }
 
     /// Lets every lane work, until all have done or given up.
-    async fn work(&self, endpoints: &[Endpoint], opened: &[(u32, Opened)], lanes: &[Lane<'_>]) {
+    async fn work(&self, sockets: &[Socket], opened: &[(u32, Session)], lanes: &[Lane<'_>]) {
         let places = lanes.iter().enumerate().map(|(i, lane)| {
-            let opened = opened.get(i).map(|(_, opened)| opened);
-            (lane, opened, endpoints.get(i % endpoints.len().max(1)))
+            let session = opened.get(i).map(|(_, session)| session);
+            (lane, session, sockets.get(i % sockets.len().max(1)))
         });
         let mut running: FuturesUnordered<_> = places
-            .filter_map(|(lane, opened, endpoint)| Some((lane, opened, endpoint?)))
-            .map(|(lane, opened, endpoint)| self.lane(lane, opened, endpoint))
+            .filter_map(|(lane, session, socket)| Some((lane, session, socket?)))
+            .map(|(lane, session, socket)| self.lane(lane, session, socket))
             .collect();
         while running.next().await.is_some() {}
     }
 
-    async fn lane(&self, lane: &Lane<'_>, opened: Option<&Opened>, endpoint: &Endpoint) {
+    async fn lane(&self, lane: &Lane<'_>, session: Option<&Session>, socket: &Socket) {
         let load = self.run.load;
-        let place = Place { load, endpoint, session: opened.map(|opened| &opened.session) };
+        let place = Place { load, socket, session };
         let lost = async {
-            match opened {
-                Some(Opened { connection, session }) => cut(connection, &session.closed().await),
+            match session {
+                Some(session) => session.cut().await,
                 None => future::pending().await,
             }
         };
         // A lane of connections is not stuck while they are there; what one does has its own deadlines.
         let stuck = async {
-            match opened {
+            match session {
                 Some(_) => lane.stuck(load.timeout).await,
                 None => future::pending().await,
             }
@@ -367,9 +390,9 @@ impl<W: Work> Worker<'_, W> {
         }
     }
 
-    async fn close_all(&self, opened: Vec<(u32, Opened)>) {
-        let closing = opened.into_iter().map(|(_, Opened { connection, session })| async move {
-            match close(&connection, session).await {
+    async fn close_all(&self, opened: Vec<(u32, Session)>) {
+        let closing = opened.into_iter().map(|(_, session)| async move {
+            match session.close().await {
                 Ok(()) => self.tally.count().sessions_completed.inc(),
                 Err(failure) => {
                     self.tally.count().sessions_failed.inc();
@@ -381,12 +404,12 @@ impl<W: Work> Worker<'_, W> {
     }
 
     /// Changes the addresses of the worker's connections, as often as the work wants.
-    async fn move_about(&self, endpoints: &[Endpoint]) -> io::Result<()> {
+    async fn move_about(&self, sockets: &[Socket]) -> io::Result<()> {
         let Some(every) = self.run.work.moves_every() else { return future::pending().await };
         loop {
             sleep(every).await;
-            for endpoint in endpoints {
-                endpoint.change_address()?;
+            for socket in sockets {
+                socket.change_address()?;
                 self.run.moves.fetch_add(1, Ordering::Relaxed);
             }
         }

@@ -7,6 +7,7 @@ use crate::{
     echo::stream::attempt,
     pattern::Pattern,
     tally::{Failure, Kind},
+    target::Need,
 };
 
 /// Bytes of the one stream in the end.
@@ -20,6 +21,10 @@ pub(crate) struct Idle {
 }
 
 impl Work for Idle {
+    fn needs(&self) -> &'static [Need] {
+        &[Need::Streams]
+    }
+
     async fn run(&self, place: Place<'_>, lane: &Lane<'_>) -> Result<(), Failure> {
         let Some(end) = lane.window.end else {
             return Err(Failure::new(Kind::Unanswered, "idle sessions need a duration"));

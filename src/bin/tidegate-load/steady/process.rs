@@ -1,40 +1,66 @@
-//! What the server's process costs while operations are measured, from `/proc`.
+//! What the server's processes cost while operations are measured: from their clocks and from `/proc`.
+//!
+//! They are looked at twice, when the measured part begins and when it ends. The clock of a process (clock_getcpuclockid(3))
+//! counts its time on processors in nanoseconds, up to now and with the threads that have ended; the
+//! operations and bytes that it is set against are counted at the same two moments.
 
-use std::{fs, io, time::Duration};
+use std::{fs, io, sync::Arc, time::Duration};
 
+use nix::{time::ClockId, unistd::Pid};
 use serde::Serialize;
 use tokio::time::Instant;
 
-/// Ticks of a process's time in a second: USER_HZ, which Linux keeps at 100 for programs whatever its own is.
-const TICKS: u64 = 100;
+use crate::tally::{Counters, sum};
 
-/// Looks at a process now and then, from the end of the warm-up on.
+/// Looks at some processes.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    pid: u32,
-    first: Option<Seen>,
-    last: Option<Seen>,
+    processes: Vec<Process>,
 }
 
-/// The process at one time.
+#[derive(Debug)]
+struct Process {
+    pid: u32,
+    clock: ClockId,
+}
+
+/// The processes at one time.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Seen {
+pub(crate) struct Seen {
     at: Instant,
     /// Operations that were completed by then.
     operations: u64,
+    /// Payload that was carried by then.
+    bytes: u64,
     busy: Duration,
     resident: u64,
     peak: u64,
     descriptors: u64,
+    voluntary: u64,
+    involuntary: u64,
 }
 
-/// What it costs, between the first look and the last.
+/// What they cost from one look to another.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Cost {
+    /// Between the looks.
+    pub(crate) seconds: f64,
+    /// On any processor, in user space and in the kernel.
+    pub(crate) processor_seconds: f64,
     /// Of one processor; above 1 if it was on several.
     pub(crate) processor_share: f64,
-    pub(crate) processor_us_per_operation: f64,
+    /// Operations that completed between the looks.
+    pub(crate) operations: u64,
+    pub(crate) processor_us_per_operation: Option<f64>,
+    /// Payload that was carried between the looks.
+    pub(crate) bytes: u64,
+    pub(crate) processor_seconds_per_gib: Option<f64>,
+    /// Of all threads that are still there: waits, and times that another thread was preferred.
+    pub(crate) voluntary_context_switches: u64,
+    pub(crate) involuntary_context_switches: u64,
+    /// At the second look.
     pub(crate) resident_bytes: u64,
+    /// Since the processes began.
     pub(crate) peak_resident_bytes: u64,
     pub(crate) descriptors: u64,
 }
@@ -42,29 +68,76 @@ pub(crate) struct Cost {
 impl Watch {
     /// # Errors
     /// If there is no such process, or it may not be looked at.
-    pub(crate) fn new(pid: u32) -> io::Result<Self> {
-        look(pid, 0)?;
-        Ok(Self { pid, first: None, last: None })
+    pub(crate) fn new(pids: &[u32]) -> io::Result<Self> {
+        let processes = pids.iter().map(|pid| Process::find(*pid)).collect::<io::Result<_>>()?;
+        let watch = Self { processes };
+        watch.look(&[])?;
+        Ok(watch)
     }
 
-    /// Looks once more. A process that is gone leaves what was seen before.
-    pub(crate) fn look(&mut self, operations: u64) {
-        let Ok(seen) = look(self.pid, operations) else { return };
-        self.first.get_or_insert(seen);
-        self.last = Some(seen);
-    }
-
-    /// `None`: it was not looked at twice.
-    pub(crate) fn cost(&self) -> Option<Cost> {
-        let (first, last) = (self.first?, self.last?);
-        if last.at <= first.at {
-            return None;
+    /// # Errors
+    /// If one of the processes is gone.
+    pub(crate) fn look(&self, workers: &[Arc<Counters>]) -> io::Result<Seen> {
+        let mut seen = Seen {
+            at: Instant::now(),
+            operations: sum(workers, |c| &c.finished),
+            bytes: sum(workers, |c| &c.carried),
+            busy: Duration::ZERO,
+            resident: 0,
+            peak: 0,
+            descriptors: 0,
+            voluntary: 0,
+            involuntary: 0,
+        };
+        // All clocks first: what follows takes time.
+        for process in &self.processes {
+            seen.busy += Duration::from(process.clock.now()?);
         }
+        for process in &self.processes {
+            process.read(&mut seen)?;
+        }
+        Ok(seen)
+    }
+}
+
+impl Process {
+    fn find(pid: u32) -> io::Result<Self> {
+        let number = i32::try_from(pid).map_err(io::Error::other)?;
+        Ok(Self { pid, clock: ClockId::pid_cpu_clock_id(Pid::from_raw(number))? })
+    }
+
+    fn read(&self, seen: &mut Seen) -> io::Result<()> {
+        let pid = self.pid;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        seen.resident += number(&status, "VmRSS:") * 1024;
+        seen.peak += number(&status, "VmHWM:") * 1024;
+        seen.descriptors += fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64;
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            // A thread that has just ended is no more than not there.
+            let Ok(status) = fs::read_to_string(task?.path().join("status")) else { continue };
+            seen.voluntary += number(&status, "voluntary_ctxt_switches:");
+            seen.involuntary += number(&status, "nonvoluntary_ctxt_switches:");
+        }
+        Ok(())
+    }
+}
+
+impl Cost {
+    /// `None`: no time has passed.
+    pub(crate) fn between(first: &Seen, last: &Seen) -> Option<Self> {
+        let seconds = last.at.saturating_duration_since(first.at).as_secs_f64();
         let busy = last.busy.saturating_sub(first.busy).as_secs_f64();
-        let operations = last.operations - first.operations;
-        Some(Cost {
-            processor_share: busy / (last.at - first.at).as_secs_f64(),
-            processor_us_per_operation: busy * 1e6 / operations.max(1) as f64,
+        let (operations, bytes) = (last.operations - first.operations, last.bytes - first.bytes);
+        (seconds > 0.0).then(|| Self {
+            seconds,
+            processor_seconds: busy,
+            processor_share: busy / seconds,
+            operations,
+            processor_us_per_operation: (operations > 0).then(|| busy * 1e6 / operations as f64),
+            bytes,
+            processor_seconds_per_gib: (bytes > 0).then(|| busy / (bytes as f64 / GIB)),
+            voluntary_context_switches: last.voluntary.saturating_sub(first.voluntary),
+            involuntary_context_switches: last.involuntary.saturating_sub(first.involuntary),
             resident_bytes: last.resident,
             peak_resident_bytes: last.peak,
             descriptors: last.descriptors,
@@ -72,33 +145,12 @@ impl Watch {
     }
 }
 
-fn look(pid: u32, operations: u64) -> io::Result<Seen> {
-    let file = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}"));
-    let (stat, status) = (file("stat")?, file("status")?);
-    let ticks = ticks(&stat).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Seen {
-        at: Instant::now(),
-        operations,
-        busy: Duration::from_millis(ticks * 1000 / TICKS),
-        resident: bytes(&status, "VmRSS:"),
-        peak: bytes(&status, "VmHWM:"),
-        descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64,
-    })
-}
+const GIB: f64 = (1_u64 << 30) as f64;
 
-/// User and system time (proc_pid_stat(5)): the 12th and 13th field behind the name, which may hold anything.
-fn ticks(stat: &str) -> Option<u64> {
-    let (_name, rest) = stat.rsplit_once(')')?;
-    let mut times = rest.split_whitespace().skip(11).map(str::parse);
-    let (user, system): (u64, u64) = (times.next()?.ok()?, times.next()?.ok()?);
-    Some(user + system)
-}
-
-/// A line of `status`, which counts in KiB; 0 if it has none.
-fn bytes(status: &str, name: &str) -> u64 {
+/// A line of `status`; 0 if it has none.
+fn number(status: &str, name: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(name));
-    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -106,40 +158,61 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_read_whatever_its_name() {
-        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 1 2 3 4 250 50 0 0 20 0 1 0 9 1 1";
-        assert_eq!(ticks(stat), Some(300));
-        assert_eq!(ticks("7 (a) S 1"), None);
-        let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n";
-        assert_eq!((bytes(status, "VmRSS:"), bytes(status, "VmHWM:")), (1 << 20, 2 << 20));
-        assert_eq!(bytes("", "VmRSS:"), 0);
+    fn a_line_of_the_status_is_found_by_its_whole_name() {
+        let status = "Name:\tx\nVmHWM:\t    2048 kB\nnonvoluntary_ctxt_switches:\t7\n\
+                      voluntary_ctxt_switches:\t5\n";
+        assert_eq!(number(status, "VmHWM:"), 2048);
+        assert_eq!(number(status, "voluntary_ctxt_switches:"), 5);
+        assert_eq!(number(status, "VmRSS:"), 0);
     }
 
     #[test]
     fn the_cost_is_what_was_spent_between_the_looks() {
-        let seen = |at, operations, millis| Seen {
-            at,
-            operations,
-            busy: Duration::from_millis(millis),
-            resident: 5,
+        let begun = Instant::now();
+        let first = Seen {
+            at: begun,
+            operations: 100,
+            bytes: 1 << 30,
+            busy: Duration::from_secs(1),
+            resident: 4,
             peak: 6,
             descriptors: 7,
+            voluntary: 10,
+            involuntary: 20,
         };
-        let begun = Instant::now();
-        let first = seen(begun, 100, 1_000);
-        let last = seen(begun + Duration::from_secs(2), 1_100, 2_000);
-        let watch = Watch { pid: 1, first: Some(first), last: Some(last) };
-        let cost = watch.cost().unwrap();
-        assert_eq!((cost.processor_share, cost.processor_us_per_operation), (0.5, 1000.0));
-        assert_eq!(Watch { pid: 1, first: Some(first), last: Some(first) }.cost(), None);
+        let last = Seen {
+            at: begun + Duration::from_secs(2),
+            operations: 1_100,
+            bytes: 3 << 30,
+            busy: Duration::from_secs(2),
+            resident: 5,
+            voluntary: 13,
+            ..first
+        };
+        let cost = Cost::between(&first, &last).unwrap();
+        assert_eq!((cost.processor_share, cost.processor_us_per_operation), (0.5, Some(1000.0)));
+        assert_eq!((cost.bytes, cost.processor_seconds_per_gib), (2 << 30, Some(0.5)));
+        assert_eq!((cost.resident_bytes, cost.voluntary_context_switches), (5, 3));
+        assert_eq!(Cost::between(&first, &first), None);
+        let idle = Seen { operations: 100, bytes: 1 << 30, ..last };
+        let cost = Cost::between(&first, &idle).unwrap();
+        let per = (cost.processor_us_per_operation, cost.processor_seconds_per_gib);
+        assert_eq!(per, (None, None), "of nothing there is no cost for each");
     }
 
+    /// What this thread does is there at once, and as exactly as its own clock says.
     #[test]
     fn one_can_look_at_oneself_and_not_at_nobody() {
-        let mut watch = Watch::new(std::process::id()).unwrap();
-        watch.look(1);
-        let seen = watch.last.unwrap();
-        assert!(seen.resident > 0 && seen.peak >= seen.resident && seen.descriptors > 2);
-        assert!(Watch::new(u32::MAX).is_err());
+        let pid = std::process::id();
+        let watch = Watch::new(&[pid, pid]).unwrap();
+        let first = watch.look(&[]).unwrap();
+        assert!(first.resident > 0 && first.peak >= first.resident && first.descriptors > 2);
+        let own = || Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap());
+        let begun = own();
+        while own() - begun < Duration::from_millis(3) {}
+        let cost = Cost::between(&first, &watch.look(&[]).unwrap()).unwrap();
+        assert!(cost.processor_seconds >= 0.006, "it is there twice: {cost:?}");
+        assert!(Watch::new(&[u32::MAX]).is_err());
+        assert!(Watch::new(&[pid, i32::MAX.unsigned_abs()]).is_err());
     }
 }

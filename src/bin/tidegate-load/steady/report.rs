@@ -31,6 +31,9 @@ const LATE_QUANTILE: f64 = 0.99;
 /// Longer than a busy machine takes to wake a thread.
 const LATE: Duration = Duration::from_millis(5);
 
+/// Operations of so many bytes are looked at by their bytes.
+const BULK_BYTES: u64 = 16 * 1024;
+
 /// All figures of a run.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
@@ -49,7 +52,10 @@ pub(crate) struct Report {
     /// Without the warm-up.
     pub(crate) measured_us: u64,
     pub(crate) operations: Operations,
-    /// Payload that came back and was right.
+    /// The share of what was due that did not complete.
+    pub(crate) loss: f64,
+    /// Payload that came back, or arrived, and was right.
+    pub(crate) bytes: u64,
     pub(crate) bytes_per_second: f64,
     /// In `datagram`, the warm-up included.
     pub(crate) datagrams: Option<DatagramCounts>,
@@ -91,6 +97,8 @@ pub(crate) struct Latencies {
     pub(crate) handshake: Latency,
     /// CONNECT request to its 200, the warm-up included.
     pub(crate) session: Latency,
+    /// In `bulk-down`: the opening of a stream to its first byte, the warm-up included.
+    pub(crate) first_byte: Latency,
 }
 
 /// A distribution of times; all 0 if nothing was measured.
@@ -144,10 +152,14 @@ impl Latency {
 pub(crate) struct Generator {
     /// The share of its time that the busiest worker was on the processor.
     pub(crate) busiest_thread: f64,
+    /// What all workers together were.
+    pub(crate) processor_seconds: f64,
     /// How long after they were due operations began, in an open loop.
     pub(crate) late_p99_us: u64,
     pub(crate) late_max_us: u64,
-    /// What it could not keep up with, in words. The figures are not the server's then.
+    /// It could not keep up: the figures are not the server's then.
+    pub(crate) limited: bool,
+    /// With what it could not keep up, in words.
     pub(crate) bottleneck: Option<String>,
 }
 
@@ -169,7 +181,14 @@ impl Generator {
             None
         };
         let (late_p99_us, late_max_us) = (late_p99, late.max());
-        Self { busiest_thread: done.busiest, late_p99_us, late_max_us, bottleneck }
+        Self {
+            busiest_thread: done.busiest,
+            processor_seconds: done.busy.as_secs_f64(),
+            late_p99_us,
+            late_max_us,
+            limited: bottleneck.is_some(),
+            bottleneck,
+        }
     }
 }
 
@@ -203,6 +222,8 @@ impl Report {
                 completed,
                 per_second: per_second(completed, done.measured),
             },
+            loss: 0.0,
+            bytes: get(|c| &c.operation_bytes),
             bytes_per_second: per_second(get(|c| &c.operation_bytes), done.measured),
             datagrams: (scenario == "datagram").then(|| datagrams(&done.totals)),
             moves: done.moves,
@@ -210,6 +231,7 @@ impl Report {
                 operation: of(Timed::Operation),
                 handshake: of(Timed::Handshake),
                 session: of(Timed::Session),
+                first_byte: of(Timed::FirstByte),
             },
             generator: Generator::new(done),
             server: done.server,
@@ -217,6 +239,7 @@ impl Report {
             slo: Vec::new(),
             times: done.totals.times(Timed::Operation).clone(),
         };
+        report.loss = report.operations.loss();
         report.ok = report.all_was_right();
         report.slo = slos.iter().map(|slo| slo.judge(&report)).collect();
         report
@@ -282,15 +305,20 @@ impl Report {
 
 impl Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (percent, micros) = (self.processor_share * 100.0, self.processor_us_per_operation);
+        let percent = self.processor_share * 100.0;
+        write!(f, "{percent:.0} % of a processor, ")?;
+        if let Some(micros) = self.processor_us_per_operation {
+            write!(f, "{micros:.1} us per operation, ")?;
+        }
+        // Of small messages the bytes are not what costs.
+        let is_bulk = self.bytes / self.operations.max(1) >= BULK_BYTES;
+        if let Some(seconds) = self.processor_seconds_per_gib.filter(|_| is_bulk) {
+            write!(f, "{seconds:.3} s per GiB, ")?;
+        }
         let [resident, peak] =
             [self.resident_bytes, self.peak_resident_bytes].map(|bytes| human_bytes(bytes as f64));
         let descriptors = self.descriptors;
-        write!(
-            f,
-            "{percent:.0} % of a processor, {micros:.1} us per operation, {resident} resident, {peak} at most, \
-             {descriptors} descriptors"
-        )
+        write!(f, "{resident} resident, {peak} at most, {descriptors} descriptors")
     }
 }
 
@@ -331,7 +359,11 @@ impl Display for Report {
             (Timed::Operation, self.latency_us.operation),
             (Timed::Handshake, self.latency_us.handshake),
             (Timed::Session, self.latency_us.session),
+            (Timed::FirstByte, self.latency_us.first_byte),
         ] {
+            if what == Timed::FirstByte && latency.count == 0 {
+                continue;
+            }
             write!(f, "{:<12}{:>11}", what.word(), latency.count)?;
             for (_, micros) in latency.quantiles() {
                 let time = if latency.count == 0 { "-".to_owned() } else { human_time(micros) };
@@ -387,7 +419,7 @@ pub(crate) mod tests {
             panic!("the line is of rr");
         };
         let trust = tidegate::client::Trust::DangerAcceptAny;
-        let target = Target::resolve(&args.steady.target.url, trust).unwrap();
+        let target = Target::resolve(args.steady.target.whom().unwrap(), trust).unwrap();
         let load = Load::new(
             target,
             tidegate::client::RequestOptions::default(),
@@ -405,6 +437,7 @@ pub(crate) mod tests {
             measured: Duration::from_secs(2),
             due: 102,
             busiest: 0.25,
+            busy: Duration::from_millis(500),
             moves: 0,
             server: None,
             interrupted: false,
@@ -480,7 +513,11 @@ NOT ALL WAS RIGHT"
         let operations = serde_json::json!({"due": 102, "completed": 100, "per_second": 50.0});
         assert_eq!(json["operations"], operations);
         assert_eq!(json["latency_us"]["operation"]["count"], 100);
-        assert_eq!(json["generator"]["late_p99_us"], 70);
+        assert_eq!((&json["bytes"], &json["bytes_per_second"]), (&4096.into(), &2048.0.into()));
+        assert_eq!(json["loss"], 2.0 / 102.0);
+        let generator = &json["generator"];
+        assert_eq!((&generator["late_p99_us"], &generator["limited"]), (&70.into(), &false.into()));
+        assert_eq!(generator["processor_seconds"], 0.5);
     }
 
     #[test]

@@ -7,7 +7,6 @@ use std::{cell::RefCell, collections::VecDeque, time::Duration};
 
 use bytes::BytesMut;
 use futures_util::future::try_join;
-use tidegate::client::{RecvStream, SendStream};
 use tokio::time::Instant;
 
 use super::{Lane, Place, Work};
@@ -15,6 +14,8 @@ use crate::{
     echo::stream::{broken, check_chunk, open},
     pattern::Pattern,
     tally::{Failure, Kind},
+    target::Need,
+    transport::{RecvStream, SendStream},
 };
 
 /// What each session sends and expects back.
@@ -28,6 +29,13 @@ pub(crate) struct RoundTrips {
 }
 
 impl Work for RoundTrips {
+    fn needs(&self) -> &'static [Need] {
+        match self.moves_every {
+            None => &[Need::Streams],
+            Some(_) => &[Need::Streams, Need::Addresses],
+        }
+    }
+
     fn moves_every(&self) -> Option<Duration> {
         self.moves_every
     }
@@ -59,11 +67,11 @@ impl Stream<'_> {
             let mut message = BytesMut::zeroed(usize::try_from(self.size).unwrap_or(usize::MAX));
             self.pattern.fill(sent, &mut message);
             let written = send.write_chunk(message.freeze()).await;
-            written.map_err(|error| broken(&format!("sending stopped at byte {sent}"), error))?;
+            written.map_err(|e| broken(&format!("sending stopped at byte {sent}"), e))?;
             sent += self.size;
             self.lane.tally.count().bytes_sent.add(self.size);
         }
-        send.finish();
+        send.finish().await;
         Ok(())
     }
 
@@ -71,7 +79,7 @@ impl Stream<'_> {
         let (mut came, mut answered) = (0, 0);
         loop {
             let read = recv.read().await;
-            let read = read.map_err(|error| broken(&format!("cut at byte {came}"), error))?;
+            let read = read.map_err(|e| broken(&format!("cut at byte {came}"), e))?;
             let Some(chunk) = read else { break };
             let asked = (answered + self.waiting.borrow().len() as u64) * self.size;
             check_chunk(self.pattern, asked, came, &chunk)?;

@@ -1,7 +1,7 @@
 //! Scenario `streams`: short streams. Each is opened, carries its bytes, is ended, and comes back to its end.
 
 use super::{Lane, Place, Work};
-use crate::{echo::stream::attempt, pattern::Pattern, tally::Failure};
+use crate::{echo::stream::attempt, pattern::Pattern, tally::Failure, target::Need};
 
 /// What each stream carries.
 #[derive(Debug)]
@@ -12,6 +12,14 @@ pub(crate) struct Streams {
 }
 
 impl Work for Streams {
+    fn needs(&self) -> &'static [Need] {
+        &[Need::Streams]
+    }
+
+    fn dials_ahead(&self) -> bool {
+        false
+    }
+
     async fn run(&self, place: Place<'_>, lane: &Lane<'_>) -> Result<(), Failure> {
         let session = place.session()?;
         lane.each(async |number| {
