@@ -53,6 +53,7 @@ mod offline;
 mod opener;
 pub(crate) mod protocols;
 pub(crate) mod qpack;
+pub(crate) mod queue;
 mod registry;
 pub(crate) mod request;
 mod session;

@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use h3::client::SendRequest;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::{
     ConnectError, STREAM_WINDOW,
@@ -30,6 +30,7 @@ use crate::{
         flow::Flow,
         guard::Sender,
         head::{Kind, Opened, ReadHead},
+        queue::Queue,
     },
 };
 
@@ -95,7 +96,7 @@ impl Connection {
     ) -> Result<Self, ConnectError> {
         let (settings, mut settings_read) = watch::channel(None);
         // Nothing goes to h3 this way: a server opens no requests.
-        let (_, requests) = mpsc::channel(1);
+        let requests = Queue::new(0);
         let context = RequestContext {
             quic: quic.clone(),
             notes: Arc::default(),

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     time::{Instant, sleep, sleep_until},
 };
 use tracing::debug;
@@ -21,6 +21,7 @@ use super::{
     guard::Sender,
     head::{Kind, Opened, ReadHead},
     mailbox::{Mailbox, Note},
+    queue::Queue,
     registry::{DatagramsFate, EarlyLimits, Registry},
     request::{Requests, Resolved, SessionRequest},
 };
@@ -80,7 +81,7 @@ pub async fn serve(
 ) {
     let mailbox = Arc::new(Mailbox::default());
     let (settings, settings_read) = watch::channel(None);
-    let (requests, demuxed) = mpsc::channel(MAX_RESOLVING);
+    let requests = Queue::new(MAX_RESOLVING);
     let context = RequestContext {
         quic: quic.clone(),
         notes: Arc::default(),
@@ -89,8 +90,9 @@ pub async fn serve(
         sender: Sender::Client,
     };
     let control_head = dialect::control_stream_head(service.header_bytes, service.session_credit);
-    let demux = Demux::new(context.clone(), demuxed, control_head);
-    let Some(mut h3) = begin(demux, &quic, &service).await else { return };
+    let demux = Demux::new(context.clone(), requests.clone(), control_head);
+    // Boxed: it takes most of a connection's memory, and only for a moment.
+    let Some(mut h3) = Box::pin(begin(demux, &quic, &service)).await else { return };
 
     let now = Instant::now();
     let mut connection = Connection {
@@ -166,7 +168,7 @@ struct Connection {
     context: RequestContext,
     requests_of: Requests,
     /// To h3.
-    requests: mpsc::Sender<RequestStream>,
+    requests: Queue<RequestStream>,
     registry: Registry,
     lost: Reasons<Loss>,
     datagrams_read: u64,
@@ -318,7 +320,7 @@ impl Connection {
         self.open_requests += 1;
         self.idle_until = None;
         // Full: h3 has as many as it may hold. Dropping the stream rejects it.
-        _ = self.requests.try_send(stream);
+        _ = self.requests.push(stream);
     }
 
     fn uni(&mut self, kind: u64, mut opened: Opened) {

@@ -19,12 +19,12 @@ use bytes::{Buf, Bytes};
 use h3::quic::{
     self, ConnectionErrorIncoming, OpenStreams, StreamErrorIncoming, StreamId, WriteBuf,
 };
-use tokio::sync::mpsc;
 
 use super::{
     codes::{self, error},
     guard::{FirstSection, Guard, Sender, Violation},
     mailbox::{Mailbox, Note},
+    queue::Queue,
 };
 
 /// Most bytes that are taken from a request stream at once.
@@ -62,7 +62,7 @@ pub(crate) struct RequestContext {
 /// One connection, as h3 sees it.
 pub(crate) struct Demux {
     context: RequestContext,
-    requests: mpsc::Receiver<RequestStream>,
+    requests: Queue<RequestStream>,
     /// Opens the control stream; given up once it has.
     opener: Option<h3_quinn::Connection>,
     control_head: Option<Bytes>,
@@ -73,7 +73,7 @@ impl Demux {
     /// its own SETTINGS.
     pub(crate) fn new(
         context: RequestContext,
-        requests: mpsc::Receiver<RequestStream>,
+        requests: Queue<RequestStream>,
         control_head: Bytes,
     ) -> Self {
         let opener = Some(h3_quinn::Connection::new(context.quic.clone()));
@@ -96,11 +96,7 @@ impl quic::Connection<Bytes> for Demux {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<RequestStream, ConnectionErrorIncoming>> {
-        match ready!(self.requests.poll_recv(cx)) {
-            Some(stream) => Poll::Ready(Ok(stream)),
-            // The connection's task has ended, and h3 with it.
-            None => Poll::Pending,
-        }
+        self.requests.poll_take(cx).map(Ok)
     }
 
     fn opener(&self) -> Opener {
@@ -477,6 +473,8 @@ impl RequestSend {
                 }
             }
         }
+        // Most have nothing to say for as long as they live, and a place for a frame is large.
+        self.unsent = VecDeque::new();
         Poll::Ready(Ok(()))
     }
 }
