@@ -37,7 +37,7 @@ use self::{
     deadline::{Deadlines, Due},
     events::Events,
     limit::{Permit, SessionLimits},
-    registry::{LiveSession, Registry},
+    registry::{Entered, LiveSession, Registry},
     shape::Unprepared,
 };
 use crate::{
@@ -47,7 +47,7 @@ use crate::{
     credential::Identity,
     lifecycle::Lifecycle,
     limit::{Clients, Memory, Place},
-    metrics::Metrics,
+    metrics::{GaugeGuard, Metrics},
     reason::{Ending, Refusal, Refused},
     route::{Match, Route, RouteTable},
     transport::{ClientEnd, RequestHead, Session, SessionRequest},
@@ -239,14 +239,26 @@ struct Permits {
 
 /// Serves one request for a session until it is refused or the session has ended.
 pub async fn run<R: SessionRequest>(request: R, context: Arc<SessionContext>) {
+    // Boxed: beginning and ending take several times the memory that living does, and only for a moment.
+    let Some(mut begun) = Box::pin(begin(request, &context)).await else { return };
+    let end = begun.until_end(&context.lifecycle).await;
+    Box::pin(begun.end(end, &context)).await;
+}
+
+/// Decides on a request and accepts it. `None`: it was refused, or its client is gone.
+async fn begin<R: SessionRequest>(
+    request: R,
+    context: &SessionContext,
+) -> Option<Begun<'_, R::Session>> {
     let asked = Instant::now();
     let decision = context.admit(request.head(), &mut |_decision| {});
     match decision {
         Ok(mut admission) => {
             let head = Arc::new(request.head().to_keep(admission.query.take()));
-            // What it had reserved is free again before the client takes its refusal, or does not.
-            if let Err((request, why)) = serve(request, head, admission, asked, &context).await {
-                request.refuse(why).await;
+            match accept(request, head, admission, asked, context).await {
+                Ok(begun) => return begun,
+                // What it had reserved is free again before the client takes its refusal, or does not.
+                Err((request, why)) => request.refuse(why).await,
             }
         }
         Err((route, refused)) => {
@@ -254,16 +266,17 @@ pub async fn run<R: SessionRequest>(request: R, context: Arc<SessionContext>) {
             request.refuse(refused).await;
         }
     }
+    None
 }
 
-/// The request comes back if it is to be refused, counted already.
-async fn serve<R: SessionRequest>(
+/// The request comes back if it is to be refused, counted already. `None`: its client is gone.
+async fn accept<R: SessionRequest>(
     mut request: R,
     head: Arc<RequestHead>,
-    Admission { route, identity, protocol, captures, pin, permits: _permits, .. }: Admission,
+    Admission { route, identity, protocol, captures, pin, permits, .. }: Admission,
     asked: Instant,
     context: &SessionContext,
-) -> Result<(), (R, Refusal)> {
+) -> Result<Option<Begun<'_, R::Session>>, (R, Refusal)> {
     let (subject, credential_ends) =
         identity.map_or((None, None), |identity| (identity.subject, identity.ends));
     let client = ClientInfo {
@@ -273,7 +286,7 @@ async fn serve<R: SessionRequest>(
     let lifecycle = context.lifecycle.clone();
     let bridges = Arc::new(bridge::Context::new(Arc::clone(&route), pin, client, lifecycle));
     // Should this task be dropped, the bridges are not to live on.
-    let _ends = EndGuard(&bridges);
+    let ends = EndGuard(Arc::clone(&bridges));
     let entered = context.sessions.enter(Arc::clone(&bridges));
     if context.is_removed(&route) {
         // It went while this request was decided on; who ended its sessions may not have seen this one.
@@ -287,7 +300,7 @@ async fn serve<R: SessionRequest>(
         }
         Err(Unprepared::Gone(end)) => {
             went_away(&head, &end);
-            return Ok(());
+            return Ok(None);
         }
     };
     let opener = Arc::new(OnceLock::new());
@@ -301,14 +314,14 @@ async fn serve<R: SessionRequest>(
         Ok(session) => session,
         Err(end) => {
             went_away(&head, &end);
-            return Ok(());
+            return Ok(None);
         }
     };
     // Nobody else sets it.
     _ = opener.set(session.opener());
     prepared.begin(&bridges, &session, first);
     entered.accepted(session.leg());
-    let _open = route.metrics.session_opened(head.dialect);
+    let open = route.metrics.session_opened(head.dialect);
     route.metrics.session_setup_took(asked.elapsed());
     let began = Instant::now();
 
@@ -316,20 +329,57 @@ async fn serve<R: SessionRequest>(
     if let Some(ends) = credential_ends.and_then(moment) {
         deadlines.end_at(ends, Ending::CredentialExpired);
     }
-    let end = live(session, &bridges, &context.lifecycle, deadlines).await;
-    // What they held is lost only when they are gone, and the log line tells of it. Should one not end, the
-    // session's end is still to be counted.
-    _ = timeout(BRIDGES_PATIENCE, bridges.bridges_gone()).await;
+    Ok(Some(Begun { session, deadlines, began, open, entered, ends, permits }))
+}
 
-    if matches!(end.why, Ending::DrainDeadline | Ending::Killed) {
-        context.cut.fetch_add(1, Ordering::Relaxed);
+/// A session that was accepted: what it needs for as long as it lives.
+struct Begun<'a, S> {
+    session: S,
+    deadlines: Deadlines,
+    began: Instant,
+    open: GaugeGuard,
+    entered: Entered<'a>,
+    ends: EndGuard,
+    permits: Permits,
+}
+
+impl<S: Session> Begun<'_, S> {
+    /// Waits until anyone ends the session.
+    async fn until_end(&mut self, lifecycle: &Lifecycle) -> End {
+        let bridges = &self.ends.0;
+        let until_end = until_end(&mut self.session, bridges, lifecycle, &mut self.deadlines);
+        AssertUnwindSafe(until_end).catch_unwind().await.unwrap_or_else(|_panic| {
+            error!(session_id = %bridges.id(), "A session panicked, so it ends.");
+            Ending::Internal.into()
+        })
     }
-    route.metrics.ends.inc(end.why);
-    route.metrics.session_lived(began.elapsed());
-    log_end(&head, protocol.as_deref(), &bridges, &end, began);
-    // Before the gauge, so that whoever sees it counted as gone does not find it any more.
-    drop(entered);
-    Ok(())
+
+    /// Tells the bridges, and the client if it was not the client's doing, and counts the end.
+    async fn end(self, end: End, context: &SessionContext) {
+        let Self { session, began, open: _open, entered, ends, permits: _permits, .. } = self;
+        let bridges = &ends.0;
+        // The bridges end by themselves; the client need not wait for them.
+        bridges.end(end.why);
+        if end.why.is_told() {
+            let (code, text) = bridges.farewell(end.why);
+            session.close(code, text).await;
+        } else {
+            session.leave().await;
+        }
+        // What they held is lost only when they are gone, and the log line tells of it. Should one not end,
+        // the session's end is still to be counted.
+        _ = timeout(BRIDGES_PATIENCE, bridges.bridges_gone()).await;
+
+        if matches!(end.why, Ending::DrainDeadline | Ending::Killed) {
+            context.cut.fetch_add(1, Ordering::Relaxed);
+        }
+        let metrics = &bridges.route().metrics;
+        metrics.ends.inc(end.why);
+        metrics.session_lived(began.elapsed());
+        log_end(bridges, &end, began);
+        // Before the gauge, so that whoever sees it counted as gone does not find it any more.
+        drop(entered);
+    }
 }
 
 /// A date on this process's clock, which goes on evenly though somebody sets the system's. What lies beyond its
@@ -372,30 +422,6 @@ impl From<ClientEnd> for End {
             ClientEnd::ProtocolError => Ending::ProtocolError.into(),
         }
     }
-}
-
-/// Waits for the end, tells the bridges, and tells the client if it was not the client's doing.
-async fn live<S: Session>(
-    mut session: S,
-    bridges: &bridge::Context,
-    lifecycle: &Lifecycle,
-    mut deadlines: Deadlines,
-) -> End {
-    let until_end = until_end(&mut session, bridges, lifecycle, &mut deadlines);
-    let until_end = AssertUnwindSafe(until_end);
-    let end = until_end.catch_unwind().await.unwrap_or_else(|_panic| {
-        error!(session_id = %bridges.id(), "A session panicked, so it ends.");
-        Ending::Internal.into()
-    });
-    // The bridges end by themselves; the client need not wait for them.
-    bridges.end(end.why);
-    if end.why.is_told() {
-        let (code, text) = bridges.farewell(end.why);
-        session.close(code, text).await;
-    } else {
-        session.leave().await;
-    }
-    end
 }
 
 /// Waits until anyone ends the session.
@@ -447,14 +473,9 @@ fn kill_reason(lifecycle: &Lifecycle) -> Ending {
     if lifecycle.is_hurried() { Ending::Killed } else { Ending::DrainDeadline }
 }
 
-fn log_end(
-    head: &RequestHead,
-    protocol: Option<&str>,
-    bridges: &bridge::Context,
-    end: &End,
-    began: Instant,
-) {
-    let totals = bridges.totals();
+fn log_end(bridges: &bridge::Context, end: &End, began: Instant) {
+    let (totals, client) = (bridges.totals(), bridges.client());
+    let head = &client.head;
     let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     info!(
         session_id = %bridges.id(),
@@ -465,8 +486,8 @@ fn log_end(
         path = head.path,
         origin = head.origin,
         dialect = head.dialect,
-        protocol,
-        subject = bridges.client().subject,
+        protocol = client.protocol,
+        subject = client.subject,
         side = end.why.side().word(),
         reason = end.why.word(),
         client_code = end.code,
@@ -484,9 +505,9 @@ fn log_end(
 }
 
 /// Ends a session's bridges on every way out.
-struct EndGuard<'a>(&'a bridge::Context);
+struct EndGuard(Arc<bridge::Context>);
 
-impl Drop for EndGuard<'_> {
+impl Drop for EndGuard {
     fn drop(&mut self) {
         // After the ordinary end this changes nothing: the first reason stays.
         self.0.end(Ending::Internal);

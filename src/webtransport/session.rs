@@ -263,8 +263,9 @@ impl transport::Session for Session {
         let end = ClientEnd::from(&over);
         self.end = Some(end.clone());
         self.give_up_streams();
-        // Past it the client takes nothing, not even that it is over.
-        _ = timeout(CLOSE_PATIENCE, self.answer(&over)).await;
+        // Past it the client takes nothing, not even that it is over. Boxed, since a session that lives is not
+        // to have room for its end.
+        _ = timeout(CLOSE_PATIENCE, Box::pin(self.answer(&over))).await;
         end
     }
 

@@ -13,9 +13,8 @@ use crate::{
     reason::{Ending, Loss, StreamEnd},
     route::RouteTable,
     session::{
-        Tables,
+        Tables, accept,
         registry::{LiveSession, Registry, Selection},
-        serve,
     },
     transport::{
         SessionRequest,
@@ -173,8 +172,14 @@ async fn a_request_that_is_between_its_decision_and_the_list_ends_with_its_route
     other.name = "other".into();
     assert_eq!(gateway.context.replace_tables(tables(&other, true), Limit::Unlimited), 0);
     let head = Arc::new(request.head().to_keep(None));
-    let served = serve(request, head, admission, Instant::now(), &gateway.context);
-    assert!(soon(served).await.is_ok());
+    let context = &gateway.context;
+    let served = async {
+        let begun = accept(request, head, admission, Instant::now(), context).await;
+        let mut begun = begun.ok().flatten().expect("it is accepted");
+        let end = begun.until_end(&context.lifecycle).await;
+        begun.end(end, context).await;
+    };
+    soon(served).await;
 
     assert_eq!(client.closed().await, (7, "route_removed".into()));
     assert_eq!(gateway.route.ends.get(Ending::RouteRemoved), 1);
