@@ -77,6 +77,7 @@ struct Families {
     reloads: CounterVec,
     last_reload_successful: IntGauge,
     last_reload_success: IntGauge,
+    log_lines_dropped: Counter,
     client_addresses: IntGauge,
     memory: MemoryMetrics,
 
@@ -157,6 +158,11 @@ impl Metrics {
         if is_done {
             f.last_reload_success.set(unix_now());
         }
+    }
+
+    /// Log lines that were dropped because who reads the log was too slow.
+    pub fn log_lines_dropped(&self) -> Counter {
+        self.families.log_lines_dropped.clone()
     }
 
     /// Drops the series of routes and endpoints that are gone for some time: not configured, and with
@@ -338,6 +344,11 @@ impl Families {
                 "config_last_reload_success_timestamp_seconds",
                 "When a configuration was taken last, at a reload or at the start, Unix time.",
             ),
+            log_lines_dropped: counter(
+                r,
+                "log_lines_dropped_total",
+                "Log lines that were dropped because who reads the log was too slow.",
+            ),
             client_addresses: gauge(
                 r,
                 "client_addresses",
@@ -421,6 +432,10 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
 
 fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
     register(registry, GenericGaugeVec::new(opts(name, help), labels).expect("a valid name"))
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> Counter {
+    register(registry, Counter::with_opts(opts(name, help)).expect("a valid name"))
 }
 
 fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> CounterVec {

@@ -82,7 +82,7 @@ impl Dev {
         let backends = Backends::of(&self, &tasks).await?;
         // The text is ours and the flags are checked: a problem here is a mistake in this file.
         let config = Config::parse(&self.config(&backends), "tidegate dev", Path::new("."))?;
-        let log = logging::start(log, &config.log)?;
+        let logs = logging::start(log, &config.log)?;
         descriptors::raise();
         let signals = serve::Signals::new()?;
 
@@ -92,7 +92,8 @@ impl Dev {
             source,
         })?;
         let gateway = Gateway::bind(config).await.map_err(|error| self.name_flag(error))?;
-        let running = gateway.with_log(log).start()?;
+        let running = gateway.with_log(logs.filter()).start()?;
+        logs.count_in(running.metrics());
 
         let mut facts = Facts::of(&running, Some(ROUTES[0].path));
         facts.playground = Some(page_url(page.address()));

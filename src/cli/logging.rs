@@ -1,23 +1,29 @@
 //! Logs: to stderr, as text with colour on a terminal, as JSON elsewhere; times in RFC 3339, UTC,
-//! microseconds.
+//! microseconds. Who logs never waits for who reads the log.
 //!
 //! What is said in more than one place: the command line stands above the environment, and that above
 //! the configuration.
+
+mod panics;
+mod queue;
 
 use std::{
     env, fmt as text,
     io::{self, IsTerminal},
     sync::Arc,
+    time::Duration,
 };
 
 use clap::{Args, ValueEnum};
 use tidegate::{
     admin::LogFilter,
     config::{Log, LogFormat},
+    metrics::Metrics,
 };
 use tracing::warn;
 use tracing_subscriber::{EnvFilter, fmt, reload};
 
+use self::queue::Queue;
 use super::Failure;
 
 /// How to log, on every command's line.
@@ -53,15 +59,48 @@ impl From<Format> for LogFormat {
 
 const FILTER_VARIABLE: &str = "TIDEGATE_LOG";
 
-/// Begins to log. What comes back changes the filter.
-pub(crate) fn start(options: &LogOptions, configured: &Log) -> Result<Arc<dyn LogFilter>, Failure> {
+/// How long the end of the program waits for who reads the log.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What logs. Dropped at the end of the program, it waits until all is written, or for a second.
+#[derive(Debug)]
+pub(crate) struct Logs {
+    queue: Queue,
+    filter: Arc<dyn LogFilter>,
+}
+
+impl Logs {
+    /// What changes the filter.
+    pub(crate) fn filter(&self) -> Arc<dyn LogFilter> {
+        Arc::clone(&self.filter)
+    }
+
+    /// Shows what is dropped from now on, and what was.
+    pub(crate) fn count_in(&self, metrics: &Metrics) {
+        self.queue.count_with(metrics.log_lines_dropped());
+    }
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        // What is not written by now nobody reads.
+        self.queue.flush(PATIENCE);
+    }
+}
+
+/// Begins to log, panics too.
+pub(crate) fn start(options: &LogOptions, configured: &Log) -> Result<Logs, Failure> {
     let filter = filter(options, configured)?;
     let above = stated(options).map(|(above, _)| above);
     let format = options.log_format.map_or(configured.format, LogFormat::from);
     let terminal = io::stderr().is_terminal();
 
-    let lines = fmt().with_env_filter(filter).with_writer(io::stderr);
-    Ok(if is_json(format, terminal) {
+    let queue = Queue::start(io::stderr(), |_, dropped| {
+        warn!(dropped, "Log lines were dropped here: who reads the log was too slow.");
+    });
+    let queue = queue.map_err(|source| Failure::System { what: "start the log", source })?;
+    let lines = fmt().with_env_filter(filter).with_writer(queue.clone());
+    let filter: Arc<dyn LogFilter> = if is_json(format, terminal) {
         let lines = lines.json().flatten_event(true).with_span_list(false);
         let lines = lines.with_filter_reloading();
         let handle = lines.reload_handle();
@@ -73,7 +112,9 @@ pub(crate) fn start(options: &LogOptions, configured: &Log) -> Result<Arc<dyn Lo
         let handle = lines.reload_handle();
         lines.init();
         Arc::new(Reloadable { handle, above })
-    })
+    };
+    panics::log(queue.clone());
+    Ok(Logs { queue, filter })
 }
 
 /// The filter of a subscriber, whatever its lines look like.

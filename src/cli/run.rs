@@ -30,14 +30,18 @@ impl Run {
     pub(crate) async fn execute(self, log: &LogOptions) -> Result<ExitCode, Failure> {
         let files = Files::new(self.config.clone());
         let config = files.read()?;
-        let log = logging::start(log, &config.log)?;
+        let logs = logging::start(log, &config.log)?;
         descriptors::raise_for(&config);
         let path = config.routes.iter().find_map(|r| plain_path(&r.path));
         let signals = serve::Signals::new()?;
         let reload_file = Arc::new(serve::ReloadFile(files.clone()));
 
-        let running =
-            Gateway::bind(config).await?.with_log(log).with_reload(reload_file).start()?;
+        let running = Gateway::bind(config)
+            .await?
+            .with_log(logs.filter())
+            .with_reload(reload_file)
+            .start()?;
+        logs.count_in(running.metrics());
         announce::log(&running);
         let announce = |running: &_| match self.print {
             Some(Print::Json) => super::print(&Facts::of(running, path.as_deref()).json()),

@@ -2,6 +2,73 @@
 
 use super::*;
 
+/// A gateway with traces on, in front of echo servers. Nobody reads its log but who asks for lines.
+async fn tracing(name: &str) -> (Dir, Program) {
+    let dir = Dir::new(name);
+    let (tcp, udp) = (echo_tcp().await, echo_udp().await);
+    let file = dir.write("tidegate.toml", &Setup { tcp, udp, ..Setup::default() }.toml());
+    let run = ["run", "-c", &file, "--print", "json", "--log", "trace"];
+    (dir, Program::start(&run).await)
+}
+
+/// A session from its beginning to its end.
+async fn serves(gateway: &Program, words: &[u8]) {
+    let session = gateway.session("/game").await;
+    echoes_stream(&session, words).await;
+    echoes_datagram(&session, words).await;
+    session.close(0, "").await;
+}
+
+/// Lets it serve for as long as it drops nothing. Each packet is some lines.
+async fn fill(gateway: &Program) {
+    let none = "tidegate_log_lines_dropped_total 0";
+    let session = gateway.session("/game").await;
+    while gateway.get("/metrics").await.1.lines().any(|line| line == none) {
+        echoes_stream(&session, &[b'x'; 256 * 1024]).await;
+    }
+    session.close(0, "").await;
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_up_nobody_and_tells_what_is_missing_once_it_is_read() {
+    let (_dir, mut gateway) = tracing("log-unread").await;
+    soon(Box::pin(fill(&gateway))).await;
+    for _ in 0..20 {
+        serves(&gateway, b"nobody reads of this").await;
+    }
+
+    let message = "Log lines were dropped here: who reads the log was too slow.";
+    let told = gateway.logged(message).await;
+    assert!(told["dropped"].as_u64().unwrap() > 0, "{told}");
+    assert_eq!(told["level"], "WARN");
+    gateway.signal("TERM").await;
+    gateway.logged("Stopped. Every session had ended.").await;
+    assert_eq!(gateway.exit_code().await, 0);
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_ever_reads_does_not_hold_up_the_end() {
+    let (_dir, gateway) = tracing("log-never-read").await;
+    soon(Box::pin(fill(&gateway))).await;
+    gateway.signal("TERM").await;
+    // Its log is open until then.
+    assert_eq!(gateway.exit_code().await, 0);
+}
+
+#[tokio::test]
+async fn a_log_that_is_read_has_everything_in_its_order_to_the_end() {
+    let (_dir, mut gateway) = tracing("log-read").await;
+    for bytes in 1..=10 {
+        serves(&gateway, &vec![b'x'; bytes]).await;
+        let ended = gateway.logged("Session ended.").await;
+        assert_eq!(ended["bytes_up"], bytes, "{ended}");
+    }
+    gateway.shows("tidegate_log_lines_dropped_total 0").await;
+    gateway.signal("TERM").await;
+    gateway.logged("Stopped. Every session had ended.").await;
+    assert_eq!(gateway.exit_code().await, 0);
+}
+
 /// A file with this filter and whatever else.
 fn with_filter(filter: &str, more: &str) -> String {
     format!("{}[log]\nfilter = \"{filter}\"\n{more}", Setup::default().toml())
