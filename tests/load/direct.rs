@@ -94,9 +94,12 @@ async fn pass(
         Harm::Lose | Harm::Cut => &first[..40_000],
     };
     to.write_all(kept).await?;
-    if !matches!(harm, Harm::Cut) {
-        tokio::io::copy(from, to).await?;
+    if matches!(harm, Harm::Cut) {
+        to.shutdown().await?;
+        // Unread, it would be a reset.
+        return tokio::io::copy(from, &mut tokio::io::sink()).await.map(drop);
     }
+    tokio::io::copy(from, to).await?;
     to.shutdown().await
 }
 
@@ -263,4 +266,91 @@ async fn a_server_that_is_not_there_fails_the_run() {
     let url = format!("tls://{address}");
     let (code, report) = direct("rr", &url, "--count 1 --warmup 0s --insecure --timeout 2s").await;
     assert_eq!((code, &report["errors"][0]["kind"]), (Some(1), &"handshake-failed".into()));
+}
+
+/// Answers the n-th request with a counter of n times n.
+async fn metrics() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        for n in 1_u32.. {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = [0; 1024];
+            let length = stream.read(&mut head).await.unwrap();
+            let asked = String::from_utf8_lossy(&head[..length]).into_owned();
+            let answer = if asked.starts_with("GET /metrics HTTP/1.0\r\n") {
+                let counted = n * n;
+                format!(
+                    "HTTP/1.0 200 OK\r\ncontent-type: text/plain\r\n\r\n# TYPE n_total counter\n\
+                     n_total{{route=\"a\"}} {counted}\n# TYPE same_total counter\nsame_total 5\n\
+                     # TYPE now gauge\nnow {n}\n"
+                )
+            } else {
+                "HTTP/1.0 404 Not Found\r\n\r\n".to_owned()
+            };
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn what_the_servers_counters_counted_meanwhile_is_told() {
+    let backends = backends().await;
+    let (tcp, metrics) = (format!("tcp://{}", backends.echo), metrics().await);
+    // Once to see that they are there, once at the beginning, once at the end.
+    let line = format!("--duration 100ms --warmup 0s --metrics http://{metrics}/metrics");
+    let (code, report) = direct("rr", &tcp, &line).await;
+    let expected = serde_json::json!({ "n_total{route=\"a\"}": 5.0 });
+    assert_eq!((code, &report["metrics"]), (Some(0), &expected), "{report}");
+
+    let target = ["--direct", &tcp].map(str::to_owned);
+    let text = run_scenario("rr", &target, &line).await.stdout;
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("\nmetrics     n_total{route=\"a\"} +11\n"), "{text}");
+
+    let nowhere = format!("--metrics http://{metrics}/elsewhere");
+    let output = run_scenario("rr", &target, &nowhere).await;
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "before anything was driven: {stderr}");
+    assert!(stderr.contains("it answered \"HTTP/1.0 404 Not Found\""), "{stderr}");
+}
+
+/// Half as many in the ramp as in as long a time after it.
+#[tokio::test]
+async fn a_ramp_comes_before_what_is_measured() {
+    let backends = backends().await;
+    let udp = format!("udp://{}", backends.udp_echo);
+    let line = "--rate 400/s --ramp 500ms --warmup 100ms --duration 200ms --datagram-timeout 30s";
+    let done = direct("datagram", &udp, line).await;
+    assert_right("an open loop", &done, 80);
+    assert_eq!(done.1["datagrams"]["sent"], 100 + 40 + 80, "{}", done.1);
+
+    let line = "--sessions 4 --ramp 200ms --warmup 0s --count 100";
+    let done = direct("rr", &format!("tcp://{}", backends.echo), line).await;
+    assert_right("a closed loop", &done, 100);
+}
+
+#[tokio::test]
+async fn sizes_are_drawn_from_a_range() {
+    let backends = backends().await;
+    let tcp = format!("tcp://{}", backends.echo);
+    for (scenario, line, least, most) in [
+        ("rr", "--size 1..100", 200, 20_000 - 1),
+        ("streams", "--bytes 0..1KiB", 1, 200 * 1024 - 1),
+        ("churn", "--bytes 10..20 --hold 0s", 2_001, 4_000 - 1),
+    ] {
+        let line = format!("--count 200 --warmup 0s {line}");
+        let (first, again) =
+            (direct(scenario, &tcp, &line).await, direct(scenario, &tcp, &line).await);
+        assert_right(scenario, &first, 200);
+        let bytes = first.1["bytes"].as_u64().unwrap();
+        assert!((least..=most).contains(&bytes), "{scenario}: {}", first.1);
+        assert_eq!(first.1["bytes"], again.1["bytes"], "{scenario}: the same each time");
+        let other = direct(scenario, &tcp, &format!("{line} --seed 7")).await;
+        assert_ne!(first.1["bytes"], other.1["bytes"], "{scenario}: but for another seed");
+    }
+    let udp = format!("udp://{}", backends.udp_echo);
+    let line = "--count 200 --warmup 0s --size 32..1200 --datagram-timeout 30s";
+    assert_right("datagram", &direct("datagram", &udp, line).await, 200);
 }

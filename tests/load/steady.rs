@@ -115,7 +115,10 @@ async fn a_stall_of_the_server_shows_in_the_high_percentiles_of_an_open_loop() {
     let at = |quantile: &str| latency[quantile].as_u64().unwrap();
     assert!(at("p99_9") >= 90_000, "{report}");
     assert!(at("p99") >= 70_000, "one of a hundred waited for 80 ms and more: {report}");
-    assert!(at("p50") < at("p99") / 2, "but not one of two: {report}");
+    // Unless this machine stopped the program itself, which it says.
+    if report["generator"]["limited"] == false {
+        assert!(at("p50") < at("p99") / 2, "but not one of two: {report}");
+    }
 }
 
 #[tokio::test]

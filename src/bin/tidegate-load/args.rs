@@ -4,9 +4,9 @@ pub(crate) mod steady;
 
 use std::{ffi::OsString, num::NonZeroU32, path::PathBuf, time::Duration};
 
-use clap::{Parser, Subcommand, value_parser};
+use clap::{Parser, Subcommand};
 use http::{HeaderName, HeaderValue};
-use tidegate::config::{ByteSize, parse_duration};
+use tidegate::config::parse_duration;
 
 pub(crate) use self::steady::ServeArgs;
 use self::steady::{
@@ -15,6 +15,7 @@ use self::steady::{
 };
 use crate::{
     echo::MIN_DATAGRAM_BYTES,
+    sizes::{Sizes, bytes},
     target::{CertificateHash, Url},
 };
 
@@ -102,10 +103,9 @@ pub(crate) struct EchoArgs {
     /// Datagrams of each session
     #[arg(long, value_name = "K", default_value_t = 0)]
     pub(crate) datagrams: u32,
-    /// Bytes of each datagram's payload
-    #[arg(long, value_name = "D", default_value_t = 64,
-        value_parser = value_parser!(u16).range(i64::from(MIN_DATAGRAM_BYTES)..))]
-    pub(crate) datagram_bytes: u16,
+    /// Bytes of each datagram's payload: 64, or anything in a range, 64..1200
+    #[arg(long, value_name = "D", default_value = "64", value_parser = datagram_sizes)]
+    pub(crate) datagram_bytes: Sizes,
     /// Datagrams on their way at once, over all sessions; each session has at least one
     #[arg(long, value_name = "N", default_value = "256")]
     pub(crate) datagrams_in_flight: NonZeroU32,
@@ -266,17 +266,19 @@ fn length_or_none(text: &str) -> Result<Duration, String> {
     parse_duration(text)
 }
 
-/// `1000`, `64KiB`, `4MiB`, `1GiB`.
-fn bytes(text: &str) -> Result<u64, String> {
-    text.parse().or_else(|_no_bare_number| ByteSize::parse(text).map(|ByteSize(bytes)| bytes))
+/// Sizes of messages, within what is kept in memory at once.
+fn message_sizes(text: &str) -> Result<Sizes, String> {
+    Sizes::parse(text, 1..=MOST_MESSAGE_BYTES)
 }
 
-/// The same, within what is kept in memory at once.
-fn message_bytes(text: &str) -> Result<u64, String> {
-    match bytes(text)? {
-        bytes @ 1..=MOST_MESSAGE_BYTES => Ok(bytes),
-        _ => Err(format!("a message has 1 to {MOST_MESSAGE_BYTES} bytes")),
-    }
+/// Sizes of streams.
+fn stream_sizes(text: &str) -> Result<Sizes, String> {
+    Sizes::parse(text, 0..=u64::MAX)
+}
+
+/// Sizes of datagrams that have room for what tells them apart.
+fn datagram_sizes(text: &str) -> Result<Sizes, String> {
+    Sizes::parse(text, MIN_DATAGRAM_BYTES.into()..=u16::MAX.into())
 }
 
 /// Messages are made as one piece each.
@@ -321,6 +323,8 @@ mod tests {
             "--count 5 --duration 5s",
             "--size 0",
             "--size 2MiB",
+            "--size 100..64",
+            "--size 64..2MiB",
             "--slo p99",
             "--json --csv",
         ] {

@@ -15,7 +15,7 @@ use std::{
 use futures_util::{StreamExt, future, stream as futures};
 use tokio::time::Instant;
 
-use crate::{args::EchoArgs, run::Scenario, tally::Tally, transport::Session};
+use crate::{args::EchoArgs, run::Scenario, sizes::Sizes, tally::Tally, transport::Session};
 
 pub(crate) use self::ledger::MIN_DATAGRAM_BYTES;
 
@@ -28,7 +28,7 @@ pub(crate) struct Echo {
     /// A stream on which no byte moves for that long has failed.
     stream_timeout: Duration,
     datagrams: u32,
-    datagram_bytes: usize,
+    datagram_bytes: Sizes,
     datagrams_in_flight: u32,
     datagram_timeout: Duration,
     /// Names this run, so that what is left over from another is never taken for its own.
@@ -47,7 +47,7 @@ impl Echo {
             stream_bytes: args.bytes,
             stream_timeout: args.load.timeout,
             datagrams: args.datagrams,
-            datagram_bytes: args.datagram_bytes.into(),
+            datagram_bytes: args.datagram_bytes,
             datagrams_in_flight: in_flight.max(1),
             datagram_timeout: args.datagram_timeout,
             run: name_of_run(),

@@ -35,6 +35,7 @@ mod progress;
 mod report;
 mod run;
 mod serve;
+mod sizes;
 mod steady;
 mod tally;
 mod target;
@@ -61,7 +62,7 @@ use self::{
     },
     echo::{Echo, name_of_run},
     mixed::Plan,
-    progress::{Live, LivePace},
+    progress::{Goal, Live},
     report::Report,
     run::Load,
     steady::{
@@ -70,9 +71,9 @@ use self::{
         connects::Connects,
         datagrams::Datagrams,
         idle::Idle,
-        process::Watch,
         round_trips::RoundTrips,
         streams::Streams,
+        watch::Watch,
     },
     target::{Need, Scheme, Target},
 };
@@ -126,8 +127,9 @@ fn echo(args: &EchoArgs) -> Result<Outcome, String> {
     let load = load(&args.target, &args.load, ("echo", &needs))?;
     let scenario = Echo::new(args, load.sessions_at_once());
 
-    let live =
-        watched(args.output.quiet).then(|| Live::new(load.sessions, args.streams, args.datagrams));
+    let EchoArgs { streams, datagrams, .. } = *args;
+    let goal = Goal::Echo { sessions: load.sessions, streams, datagrams };
+    let live = watched(args.output.quiet).then(|| Live::new(goal));
     let done = run::run(&load, &scenario, live).map_err(|e| format!("cannot begin: {e}"))?;
 
     let report = Report::new(&load, args, &done);
@@ -148,7 +150,7 @@ fn mixed(args: &MixedArgs) -> Result<Outcome, String> {
 
 /// Runs a scenario of operations at a pace and prints its report.
 fn measured(command: &Command) -> Result<Outcome, String> {
-    let report = measure(command, true)?;
+    let report = measure(command, Live::new(Goal::Operations))?;
     print(&match command.results() {
         Some(ResultArgs { json: true, .. }) => report.to_json(),
         Some(ResultArgs { csv: true, .. }) => report.to_csv(),
@@ -157,43 +159,53 @@ fn measured(command: &Command) -> Result<Outcome, String> {
     Ok(Outcome::of(report.ok, report.missed()))
 }
 
-/// Runs a scenario of operations at a pace.
-fn measure(command: &Command, may_show: bool) -> Result<steady::report::Report, String> {
+/// Runs a scenario of operations at a pace. The line is drawn if somebody looks on.
+fn measure(command: &Command, live: Live) -> Result<steady::report::Report, String> {
     let run = name_of_run();
-    let round_trips = |message_bytes, moves_every| RoundTrips { message_bytes, moves_every, run };
+    let round_trips = |steady: &SteadyArgs, message_bytes, moves_every| RoundTrips {
+        message_bytes,
+        seed: steady.pace.seed,
+        moves_every,
+        run,
+    };
     match command {
         Command::Echo(_) | Command::Mixed(_) | Command::Serve(_) => {
             Err("no scenario at a pace".to_owned())
         }
-        Command::Rr(args) => drive("rr", &args.steady, &round_trips(args.size, None), may_show),
+        Command::Rr(args) => {
+            let work = round_trips(&args.steady, args.size, None);
+            drive("rr", &args.steady, &work, live)
+        }
         Command::Migrate(args) => {
-            let work = round_trips(args.size, Some(args.every));
-            drive("migrate", &args.steady, &work, may_show)
+            let work = round_trips(&args.steady, args.size, Some(args.every));
+            drive("migrate", &args.steady, &work, live)
         }
         Command::Streams(args) => {
-            let work = Streams { stream_bytes: args.bytes, run };
-            drive("streams", &args.steady, &work, may_show)
+            let work = Streams { stream_bytes: args.bytes, seed: args.steady.pace.seed, run };
+            drive("streams", &args.steady, &work, live)
         }
         Command::Datagram(args) => {
             let work = Datagrams {
-                payload_bytes: args.size.into(),
+                payload_bytes: args.size,
+                seed: args.steady.pace.seed,
                 timeout: args.datagram_timeout,
                 run,
                 epoch: Instant::now(),
             };
-            drive("datagram", &args.steady, &work, may_show)
+            drive("datagram", &args.steady, &work, live)
         }
-        Command::BulkDown(args) => bulk("bulk-down", Direction::Down, args, may_show),
-        Command::BulkUp(args) => bulk("bulk-up", Direction::Up, args, may_show),
+        Command::BulkDown(args) => bulk("bulk-down", Direction::Down, args, live),
+        Command::BulkUp(args) => bulk("bulk-up", Direction::Up, args, live),
         Command::Handshake(args) => {
-            let work = Connects { stream_bytes: None, hold: Duration::ZERO, run };
-            drive("handshake", &args.steady, &work, may_show)
+            let work = Connects { stream_bytes: None, seed: 0, hold: Duration::ZERO, run };
+            drive("handshake", &args.steady, &work, live)
         }
         Command::Churn(args) => {
-            let work = Connects { stream_bytes: Some(args.bytes), hold: args.hold, run };
-            drive("churn", &args.steady, &work, may_show)
+            let (seed, stream_bytes) = (args.steady.pace.seed, Some(args.bytes));
+            let work = Connects { stream_bytes, seed, hold: args.hold, run };
+            drive("churn", &args.steady, &work, live)
         }
-        Command::Idle(args) => drive("idle", &args.steady(), &Idle { run }, may_show),
+        Command::Idle(args) => drive("idle", &args.steady(), &Idle { run }, live),
     }
 }
 
@@ -201,17 +213,17 @@ fn bulk(
     name: &'static str,
     direction: Direction,
     args: &BulkArgs,
-    may_show: bool,
+    live: Live,
 ) -> Result<steady::report::Report, String> {
     let work = Bulk { direction, streams: args.streams.get(), stream_bytes: args.bytes };
-    drive(name, &args.steady(), &work, may_show)
+    drive(name, &args.steady(), &work, live)
 }
 
 fn drive(
     name: &'static str,
     args: &SteadyArgs,
     work: &impl Work,
-    may_show: bool,
+    live: Live,
 ) -> Result<steady::report::Report, String> {
     let load = load(&args.target, &args.fleet.load(), (name, work.needs()))?;
     let (course, results) = (args.pace.course(), &args.results);
@@ -221,10 +233,8 @@ fn drive(
     });
     let hdr = hdr.transpose()?;
 
-    let watch = (!results.pids.is_empty())
-        .then(|| Watch::new(&results.pids).map_err(|e| format!("cannot look at --pid: {e}")));
-    let watch = watch.transpose()?;
-    let live = (may_show && watched(results.quiet)).then(LivePace::new);
+    let watch = Watch::new(&results.pids, results.metrics.as_ref())?;
+    let live = watched(results.quiet).then_some(live);
     let done = steady::engine::run(&load, course, work, watch.as_ref(), live);
     let done = done.map_err(|e| format!("cannot begin: {e}"))?;
 

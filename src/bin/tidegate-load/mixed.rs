@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     args::{Args, Command, TargetArgs},
     measure,
+    progress::{Board, Goal, Live},
     steady::report::Report,
 };
 
@@ -80,11 +81,16 @@ impl Plan {
 
     /// Runs all of it at the same time.
     pub(crate) fn run(&self) -> Result<MixedReport, String> {
+        let board = Board::new(self.0.len());
         let reports: Vec<Result<Named, String>> = thread::scope(|scope| {
             let running: Vec<_> = self
                 .0
                 .iter()
-                .map(|(name, command)| (name, scope.spawn(move || measure(command, false))))
+                .enumerate()
+                .map(|(place, (name, command))| {
+                    let live = Live::beside(&board, (place, name), Goal::Operations);
+                    (name, scope.spawn(move || measure(command, live)))
+                })
                 .collect();
             let named = running.into_iter().map(|(name, running)| match running.join() {
                 Ok(Ok(report)) => Ok(Named { name: name.clone(), report }),
@@ -139,7 +145,7 @@ mod tests {
         let [(a, Command::Rr(rr)), (b, Command::Datagram(datagram))] = &loads[..] else {
             panic!("{loads:?}");
         };
-        assert_eq!((a.as_str(), b.as_str(), rr.size), ("a", "b", 100));
+        assert_eq!((a.as_str(), b.as_str(), &*rr.size.to_string()), ("a", "b", "100"));
         let urls = [&rr.steady.target, &datagram.steady.target]
             .map(|target| target.whom().unwrap().to_string());
         assert_eq!(urls, ["https://localhost:4433/echo?x=1", "https://localhost:4433/udp"]);

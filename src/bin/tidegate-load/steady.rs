@@ -14,12 +14,14 @@ pub(crate) mod connects;
 pub(crate) mod datagrams;
 pub(crate) mod engine;
 pub(crate) mod idle;
+pub(crate) mod metrics;
 pub(crate) mod pace;
 pub(crate) mod process;
 pub(crate) mod report;
 pub(crate) mod round_trips;
 pub(crate) mod slo;
 pub(crate) mod streams;
+pub(crate) mod watch;
 
 use std::{
     cell::Cell,
@@ -88,7 +90,7 @@ impl<'a> Place<'a> {
 /// From when to when a worker's operations are measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
-    /// The end of the warm-up.
+    /// The end of the ramp and the warm-up.
     pub(crate) warm: Instant,
     /// When no operation begins any more, unless they are counted.
     pub(crate) end: Option<Instant>,
@@ -119,6 +121,8 @@ pub(crate) struct Lane<'a> {
     pub(crate) tally: &'a Tally,
     pub(crate) window: Window,
     turns: &'a Turns<'a>,
+    /// When it begins in a closed loop.
+    begins: Instant,
     /// The next of its turns in an open loop.
     next: Cell<u64>,
     /// Something has changed that [`Self::turn`] waits for.
@@ -136,8 +140,10 @@ impl<'a> Lane<'a> {
         tally: &'a Tally,
         window: Window,
         turns: &'a Turns<'a>,
+        begins: Instant,
     ) -> Self {
         Self {
+            begins,
             number,
             tally,
             window,
@@ -165,6 +171,7 @@ impl<'a> Lane<'a> {
                 schedule.due(index)
             }
             Turns::Closed { depth, left } => {
+                self.has_begun().await;
                 while self.under_way.get() >= (*depth).into() {
                     self.changed.notified().await;
                 }
@@ -179,6 +186,13 @@ impl<'a> Lane<'a> {
         };
         self.begun(at);
         Some(at)
+    }
+
+    /// Waits until the lane may begin in a closed loop.
+    pub(crate) async fn has_begun(&self) {
+        if Instant::now() < self.begins {
+            sleep_until(self.begins).await;
+        }
     }
 
     /// An operation begins that is due now, at no turn's behest.
@@ -310,7 +324,7 @@ mod tests {
     async fn a_closed_loop_has_so_many_under_way_and_ends_in_time() {
         let tally = Tally::new(Arc::default());
         let turns = Turns::Closed { depth: 2, left: None };
-        let lane = Lane::new(0, 0, &tally, window(), &turns);
+        let lane = Lane::new(0, 0, &tally, window(), &turns, Instant::now());
 
         let first = lane.turn().await.unwrap();
         assert!(lane.turn().await.is_some());
@@ -332,7 +346,7 @@ mod tests {
         let left = AtomicU64::new(3);
         let turns = Turns::Closed { depth: 100, left: Some(&left) };
         let window = Window { end: None, ..window() };
-        let lanes = [0, 1].map(|n| Lane::new(n, n.into(), &tally, window, &turns));
+        let lanes = [0, 1].map(|n| Lane::new(n, n.into(), &tally, window, &turns, Instant::now()));
         for lane in &lanes {
             assert!(lane.turn().await.is_some(), "in the warm-up");
         }
@@ -346,17 +360,26 @@ mod tests {
         assert_eq!(tally.count().operations_begun.get(), 3);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_of_a_closed_loop_begins_when_the_ramp_has_come_to_it() {
+        let tally = Tally::new(Arc::default());
+        let turns = Turns::Closed { depth: 1, left: None };
+        let start = Instant::now();
+        let lane = Lane::new(0, 0, &tally, window(), &turns, start + SECOND / 2);
+        assert_eq!(lane.turn().await, Some(start + SECOND / 2));
+    }
+
     /// Three were due while the lane was not looking: each is timed from its own time.
     #[tokio::test(start_paused = true)]
     async fn an_open_loop_times_operations_from_when_they_were_due() {
         let tally = Tally::new(Arc::default());
         let start = Instant::now();
-        let when = (start, Duration::ZERO, Length::Count(6));
-        let schedule = Schedule::new(when, (1, SECOND), (0, 1));
+        let times = (Duration::ZERO, Duration::ZERO, Length::Count(6));
+        let schedule = Schedule::new(start, times, (1, SECOND), (0, 1));
         let released = Cell::new(0);
         let turns = Turns::Open { schedule, released: &released, lanes: 2 };
         let window = Window { warm: start, end: None };
-        let lane = Lane::new(1, 1, &tally, window, &turns);
+        let lane = Lane::new(1, 1, &tally, window, &turns, start);
         assert!(lane.turn().now_or_never().is_none(), "nothing is due");
 
         tokio::time::advance(5 * SECOND).await;
@@ -377,7 +400,8 @@ mod tests {
     async fn a_lane_is_stuck_when_what_is_under_way_does_not_get_on() {
         let tally = Tally::new(Arc::default());
         let turns = Turns::Closed { depth: 1, left: None };
-        let lane = Lane::new(0, 0, &tally, Window { end: None, ..window() }, &turns);
+        let lane =
+            Lane::new(0, 0, &tally, Window { end: None, ..window() }, &turns, Instant::now());
         let begun = Instant::now();
         assert!(tokio::time::timeout(10 * SECOND, lane.stuck(SECOND)).await.is_err(), "idle");
         lane.turn().await.unwrap();

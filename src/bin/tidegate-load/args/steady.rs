@@ -4,11 +4,14 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use tidegate::config::Rate;
 
-use super::{LoadArgs, TargetArgs, bytes, duration, length_or_none, message_bytes};
+use super::{
+    LoadArgs, TargetArgs, datagram_sizes, duration, length_or_none, message_sizes, stream_sizes,
+};
 use crate::{
-    echo::MIN_DATAGRAM_BYTES,
+    sizes::{Sizes, bytes},
     steady::{
         engine::Course,
+        metrics::MetricsUrl,
         pace::{Length, Pace},
         slo::Slos,
     },
@@ -84,12 +87,20 @@ pub(crate) struct PaceArgs {
     /// How long it runs before that, unmeasured
     #[arg(long, value_name = "DURATION", default_value = WARMUP, value_parser = length_or_none)]
     pub(crate) warmup: Duration,
+    /// How long the rate grows before the warm-up, evenly from nothing; in a closed loop the number of
+    /// sessions at work
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = length_or_none)]
+    pub(crate) ramp: Duration,
+    /// Draws sizes of a range; with the same seed they are the same
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
 }
 
 impl PaceArgs {
     pub(crate) fn course(&self) -> Course {
         Course {
             pace: Pace::new(self.rate, self.depth.get()),
+            ramp: self.ramp,
             warmup: self.warmup,
             length: self.count.map_or(Length::For(self.duration), Length::Count),
         }
@@ -116,6 +127,9 @@ pub(crate) struct ResultArgs {
     /// servers of several processes, which are added up
     #[arg(long = "pid", value_name = "PID")]
     pub(crate) pids: Vec<u32>,
+    /// Say what the server's own counters have counted meanwhile: http://127.0.0.1:9090/metrics
+    #[arg(long, value_name = "URL")]
+    pub(crate) metrics: Option<MetricsUrl>,
     /// Show no progress, not on a terminal either
     #[arg(long)]
     pub(crate) quiet: bool,
@@ -129,9 +143,9 @@ pub(crate) struct ResultArgs {
 pub(crate) struct RoundTripArgs {
     #[command(flatten)]
     pub(crate) steady: SteadyArgs,
-    /// Bytes of each message
-    #[arg(long, value_name = "B", default_value = "64", value_parser = message_bytes)]
-    pub(crate) size: u64,
+    /// Bytes of each message: 64, 1KiB, or anything in a range, 64..1200
+    #[arg(long, value_name = "B", default_value = "64", value_parser = message_sizes)]
+    pub(crate) size: Sizes,
 }
 
 /// Arguments of `migrate`.
@@ -141,9 +155,9 @@ pub(crate) struct RoundTripArgs {
 pub(crate) struct MigrateArgs {
     #[command(flatten)]
     pub(crate) steady: SteadyArgs,
-    /// Bytes of each message
-    #[arg(long, value_name = "B", default_value = "64", value_parser = message_bytes)]
-    pub(crate) size: u64,
+    /// Bytes of each message: 64, 1KiB, or anything in a range, 64..1200
+    #[arg(long, value_name = "B", default_value = "64", value_parser = message_sizes)]
+    pub(crate) size: Sizes,
     /// How often each client socket is replaced by another one
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub(crate) every: Duration,
@@ -156,9 +170,9 @@ pub(crate) struct MigrateArgs {
 pub(crate) struct StreamsArgs {
     #[command(flatten)]
     pub(crate) steady: SteadyArgs,
-    /// Bytes of each stream: 100, 64KiB
-    #[arg(long, value_name = "B", default_value = "100", value_parser = bytes)]
-    pub(crate) bytes: u64,
+    /// Bytes of each stream: 100, 64KiB, or anything in a range, 100..64KiB
+    #[arg(long, value_name = "B", default_value = "100", value_parser = stream_sizes)]
+    pub(crate) bytes: Sizes,
 }
 
 /// Arguments of `datagram`.
@@ -168,10 +182,9 @@ pub(crate) struct StreamsArgs {
 pub(crate) struct DatagramArgs {
     #[command(flatten)]
     pub(crate) steady: SteadyArgs,
-    /// Bytes of each datagram's payload
-    #[arg(long, value_name = "B", default_value_t = 64,
-        value_parser = clap::value_parser!(u16).range(i64::from(MIN_DATAGRAM_BYTES)..))]
-    pub(crate) size: u16,
+    /// Bytes of each datagram's payload: 64, or anything in a range, 64..1200
+    #[arg(long, value_name = "B", default_value = "64", value_parser = datagram_sizes)]
+    pub(crate) size: Sizes,
     /// A datagram that is not back by then is lost
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     pub(crate) datagram_timeout: Duration,
@@ -193,9 +206,9 @@ pub(crate) struct HandshakeArgs {
 pub(crate) struct ChurnArgs {
     #[command(flatten)]
     pub(crate) steady: SteadyArgs,
-    /// Bytes that each connection has echoed on a stream
-    #[arg(long, value_name = "B", default_value = "1KiB", value_parser = bytes)]
-    pub(crate) bytes: u64,
+    /// Bytes that each connection has echoed on a stream: 1KiB, or anything in a range, 100..64KiB
+    #[arg(long, value_name = "B", default_value = "1KiB", value_parser = stream_sizes)]
+    pub(crate) bytes: Sizes,
     /// How long each connection stays after that
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = length_or_none)]
     pub(crate) hold: Duration,
@@ -226,6 +239,8 @@ impl IdleArgs {
             duration: self.duration,
             count: None,
             warmup: Duration::ZERO,
+            ramp: Duration::ZERO,
+            seed: 0,
         };
         let Self { target, fleet, results, .. } = self;
         SteadyArgs { target: target.clone(), fleet: fleet.clone(), pace, results: results.clone() }
@@ -262,6 +277,9 @@ pub(crate) struct BulkArgs {
     /// How long it runs before that, unmeasured
     #[arg(long, value_name = "DURATION", default_value = WARMUP, value_parser = length_or_none)]
     pub(crate) warmup: Duration,
+    /// How long the number of sessions at work grows before the warm-up
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = length_or_none)]
+    pub(crate) ramp: Duration,
 }
 
 impl BulkArgs {
@@ -274,6 +292,8 @@ impl BulkArgs {
             duration: self.duration,
             count: self.count,
             warmup: self.warmup,
+            ramp: self.ramp,
+            seed: 0,
         };
         SteadyArgs { target: target.clone(), fleet: fleet.clone(), pace, results: results.clone() }
     }

@@ -19,7 +19,8 @@ use crate::{
 /// Sends all datagrams of a session and waits for them, as long as they may take.
 pub(super) async fn echo(echo: &Echo, session: &Session, number: u32, tally: &Tally) {
     let tag = echo.run.wrapping_add(number.into());
-    let ledger = Ledger::new(tag, echo.epoch, echo.datagram_bytes, echo.datagram_timeout);
+    let sizes = (echo.datagram_bytes, [0, number.into()]);
+    let ledger = Ledger::new(tag, echo.epoch, sizes, echo.datagram_timeout);
     Datagrams { echo, session, number, tally, ledger, may_send: true }.run().await;
 }
 

@@ -16,7 +16,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::pattern::Pattern;
+use crate::{pattern::Pattern, sizes::Sizes};
 
 /// Smallest payload: its header and a word of pattern.
 pub(crate) const MIN_DATAGRAM_BYTES: u16 = 32;
@@ -28,7 +28,8 @@ const HEADER_BYTES: usize = 24;
 pub(crate) struct Ledger {
     tag: u64,
     epoch: Instant,
-    payload_bytes: usize,
+    /// With the first names of each.
+    payload_bytes: (Sizes, [u64; 2]),
     timeout: Duration,
     /// Those on their way and those behind them, by sequence number from `oldest` on.
     recent: VecDeque<Sent>,
@@ -58,11 +59,17 @@ pub(crate) enum Arrival {
 }
 
 impl Ledger {
-    pub(crate) fn new(tag: u64, epoch: Instant, payload_bytes: usize, timeout: Duration) -> Self {
+    /// Sizes are of [`MIN_DATAGRAM_BYTES`] at least.
+    pub(crate) fn new(
+        tag: u64,
+        epoch: Instant,
+        payload_bytes: (Sizes, [u64; 2]),
+        timeout: Duration,
+    ) -> Self {
         Self {
             tag,
             epoch,
-            payload_bytes: payload_bytes.max(MIN_DATAGRAM_BYTES.into()),
+            payload_bytes,
             timeout,
             recent: VecDeque::new(),
             oldest: 0,
@@ -145,11 +152,14 @@ impl Ledger {
     }
 
     fn payload(&self, sequence: u64, micros: u64) -> Vec<u8> {
-        let mut payload = Vec::with_capacity(self.payload_bytes);
+        let (sizes, [first, second]) = self.payload_bytes;
+        let bytes = sizes.of(&[first, second, sequence]);
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let mut payload = Vec::with_capacity(bytes);
         for number in [self.tag, sequence, micros] {
             payload.extend_from_slice(&number.to_be_bytes());
         }
-        payload.resize(self.payload_bytes, 0);
+        payload.resize(bytes, 0);
         Pattern::new(&[self.tag, sequence, micros]).fill(0, &mut payload[HEADER_BYTES..]);
         payload
     }
@@ -190,10 +200,29 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(2);
 
+    fn sizes(text: &str) -> Sizes {
+        Sizes::parse(text, MIN_DATAGRAM_BYTES.into()..=1500).unwrap()
+    }
+
+    #[test]
+    fn datagrams_of_a_range_are_known_by_their_size() {
+        let epoch = Instant::now();
+        let mut ledger = Ledger::new(99, epoch, (sizes("32..40"), [7, 8]), TIMEOUT);
+        let mut lengths = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let payload = ledger.next_payload(epoch);
+            ledger.note_sent(epoch);
+            lengths.insert(payload.len());
+            let longer = [&payload[..], &[0]].concat();
+            assert!(matches!(ledger.arrived(&longer, epoch), Arrival::Wrong(_)));
+        }
+        assert_eq!(lengths, (32..=40).collect());
+    }
+
     /// A ledger that has sent `count` datagrams, one each millisecond; and their payloads.
     fn sent(count: u64) -> (Ledger, Vec<Vec<u8>>, Instant) {
         let epoch = Instant::now();
-        let mut ledger = Ledger::new(99, epoch, 100, TIMEOUT);
+        let mut ledger = Ledger::new(99, epoch, (sizes("100"), [0, 0]), TIMEOUT);
         let payloads = (0..count).map(|n| {
             let at = epoch + Duration::from_millis(n);
             let payload = ledger.next_payload(at);
@@ -267,7 +296,7 @@ mod tests {
     fn what_was_never_sent_is_wrong() {
         let (mut ledger, _, epoch) = sent(3);
         let (_, ahead, _) = sent(4);
-        let foreign = Ledger::new(98, epoch, 100, TIMEOUT).next_payload(epoch);
+        let foreign = Ledger::new(98, epoch, (sizes("100"), [0, 0]), TIMEOUT).next_payload(epoch);
         for payload in [&ahead[3], &foreign] {
             assert!(matches!(ledger.arrived(payload, epoch), Arrival::Wrong(_)));
         }

@@ -56,6 +56,7 @@ impl Work for Bulk {
         }
         // One operation each, which is in the figures as what it has carried, and has no length of its own.
         let running = (0..self.streams).map(|_| async {
+            lane.has_begun().await;
             lane.begun(lane.window.warm);
             match self.one(place, lane, ENDLESS).await {
                 Ok(()) => lane.done_untimed(),

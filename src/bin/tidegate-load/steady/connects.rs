@@ -6,13 +6,15 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::{Lane, Place, Work};
-use crate::{echo::stream::attempt, pattern::Pattern, tally::Failure, target::Need};
+use crate::{echo::stream::attempt, pattern::Pattern, sizes::Sizes, tally::Failure, target::Need};
 
 /// What each connection does between its beginning and its end.
 #[derive(Debug)]
 pub(crate) struct Connects {
     /// Bytes that are echoed on a stream, if any.
-    pub(crate) stream_bytes: Option<u64>,
+    pub(crate) stream_bytes: Option<Sizes>,
+    /// Draws how many.
+    pub(crate) seed: u64,
     /// How long it stays after that.
     pub(crate) hold: Duration,
     /// Names this run.
@@ -42,7 +44,9 @@ impl Connects {
         let (load, tally) = (place.load, lane.tally);
         let connection = place.socket.connect(load, true, tally).await?;
         let session = connection.open_session(load, tally).await?;
-        if let Some(bytes) = self.stream_bytes {
+        let names = [self.seed, lane.number.into(), number];
+        let bytes = self.stream_bytes.map(|bytes| bytes.of(&names));
+        if let Some(bytes) = bytes {
             let pattern = Pattern::new(&[self.run, lane.number.into(), number]);
             attempt(&session, pattern, bytes, load.timeout, tally.count()).await?;
         }
@@ -54,6 +58,6 @@ impl Connects {
         }
         session.close().await?;
         tally.count().sessions_completed.inc();
-        Ok(self.stream_bytes.unwrap_or(0))
+        Ok(bytes.unwrap_or(0))
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{Lane, Place, Work};
 use crate::{
     echo::ledger::{Arrival, Ledger},
+    sizes::Sizes,
     tally::{Failure, Kind},
     target::Need,
 };
@@ -17,7 +18,9 @@ use crate::{
 /// What each session sends and expects back.
 #[derive(Debug)]
 pub(crate) struct Datagrams {
-    pub(crate) payload_bytes: usize,
+    pub(crate) payload_bytes: Sizes,
+    /// Draws them.
+    pub(crate) seed: u64,
     /// A datagram that is not back by then, counted from when it was due, is lost.
     pub(crate) timeout: Duration,
     /// Names this run.
@@ -35,7 +38,8 @@ impl Work for Datagrams {
         let session = place.session()?;
         let count = lane.tally.count();
         let tag = self.run.wrapping_add(lane.number.into());
-        let mut ledger = Ledger::new(tag, self.epoch, self.payload_bytes, self.timeout);
+        let sizes = (self.payload_bytes, [self.seed, lane.number.into()]);
+        let mut ledger = Ledger::new(tag, self.epoch, sizes, self.timeout);
         let mut has_turns = true;
         let mut due = None;
         while has_turns || due.is_some() || ledger.in_flight() > 0 {

@@ -29,10 +29,10 @@ use tokio::{
 use super::{
     Lane, Place, Turns, Window, Work,
     pace::{Length, Pace, Schedule, Timer},
-    process::{Cost, Watch},
+    watch::{Observed, Watch},
 };
 use crate::{
-    progress::{self, LivePace},
+    progress::{self, Live},
     run::Load,
     tally::{Counters, Failure, Tally, Timed, Totals},
     transport::{Session, Socket},
@@ -51,8 +51,18 @@ const LEAD: Duration = Duration::from_millis(20);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Course {
     pub(crate) pace: Pace,
+    /// How long the rate, or the number of lanes at work, grows.
+    pub(crate) ramp: Duration,
+    /// How long it goes on then, unmeasured.
     pub(crate) warmup: Duration,
     pub(crate) length: Length,
+}
+
+impl Course {
+    /// From the beginning to the measured part.
+    fn lead(&self) -> Duration {
+        self.ramp + self.warmup
+    }
 }
 
 /// A run that is over.
@@ -69,8 +79,8 @@ pub(crate) struct Done {
     pub(crate) busy: Duration,
     /// Times that the client's address changed.
     pub(crate) moves: u64,
-    /// What the server's process cost, if it was watched.
-    pub(crate) server: Option<Cost>,
+    /// What was seen of the server, if it was watched.
+    pub(crate) server: Option<Result<Observed, String>>,
     pub(crate) interrupted: bool,
 }
 
@@ -89,29 +99,28 @@ struct Run<'a, W> {
 
 impl<W> Run<'_, W> {
     /// Looks at the server when the measured part begins and when it ends, to the microsecond as far as the
-    /// machine allows. `over` is closed when no worker works any more. `None`: it ended before it began, or a
-    /// process is gone.
+    /// machine allows. `over` is closed when no worker works any more. An error says in words why nothing was seen.
     fn look_on(
         &self,
         watch: &Watch,
         counters: &[Arc<Counters>],
         over: &mpsc::Receiver<Infallible>,
-    ) -> Option<Cost> {
-        let warm = *self.begins.wait() + self.course.warmup;
+    ) -> Result<Observed, String> {
+        let warm = *self.begins.wait() + self.course.lead();
         let is_over_at = |at: Instant| {
             let wait = at.saturating_duration_since(Instant::now());
             over.recv_timeout(wait) == Err(mpsc::RecvTimeoutError::Disconnected)
         };
         if is_over_at(warm) {
-            return None;
+            return Err("the run ended before anything was measured".to_owned());
         }
-        let first = watch.look(counters).ok()?;
+        let first = watch.look_first(counters)?;
         match self.course.length {
             Length::For(time) => _ = is_over_at(warm + time),
             // An error says that it is over.
             Length::Count(_) => _ = over.recv(),
         }
-        Cost::between(&first, &watch.look(counters).ok()?)
+        Ok(Observed::between(&first, &watch.look_last(counters)?))
     }
 }
 
@@ -135,7 +144,7 @@ pub(crate) fn run(
     course: Course,
     work: &impl Work,
     watch: Option<&Watch>,
-    mut live: Option<LivePace>,
+    mut live: Option<Live>,
 ) -> io::Result<Done> {
     let run = Run {
         load,
@@ -180,8 +189,8 @@ pub(crate) fn run(
                 live.draw(counters);
             }
         }
-        // It does not panic; if it did there would be no cost.
-        let server = looking.and_then(|looking| looking.join().ok().flatten());
+        // It does not panic; if it did there would be no word of the server.
+        let server = looking.and_then(|looking| looking.join().ok());
         Ok::<_, io::Error>((results, server))
     })?;
     if let Some(live) = live {
@@ -241,7 +250,12 @@ impl<W: Work> Worker<'_, W> {
             .lanes(&opened)
             .into_iter()
             .zip(0..)
-            .map(|(number, index)| Lane::new(number, index, &self.tally, window, &turns))
+            .map(|(number, index)| {
+                // They come one after the other.
+                let part = f64::from(number) / f64::from(self.run.load.sessions.max(1));
+                let begins = start + self.run.course.ramp.mul_f64(part);
+                Lane::new(number, index, &self.tally, window, &turns, begins)
+            })
             .collect();
 
         let busy_before = Cell::new(Duration::ZERO);
@@ -278,21 +292,21 @@ impl<W: Work> Worker<'_, W> {
     }
 
     fn window(&self, start: Instant) -> Window {
-        let Course { warmup, length, pace } = self.run.course;
-        let warm = start + warmup;
-        let end = match (length, pace) {
-            (Length::For(time), _) => Some(warm + time),
-            (Length::Count(_), _) => None,
+        let warm = start + self.run.course.lead();
+        let end = match self.run.course.length {
+            Length::For(time) => Some(warm + time),
+            Length::Count(_) => None,
         };
         Window { warm, end }
     }
 
     fn turns<'a>(&'a self, start: Instant, lanes: usize, released: &'a Cell<u64>) -> Turns<'a> {
-        let Course { warmup, length, pace } = self.run.course;
+        let Course { ramp, warmup, length, pace } = self.run.course;
         match pace {
             Pace::Open { events, per } => Turns::Open {
                 schedule: Schedule::new(
-                    (start, warmup, length),
+                    start,
+                    (ramp, warmup, length),
                     (events, per),
                     (self.index, self.run.load.threads),
                 ),

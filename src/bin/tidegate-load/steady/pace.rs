@@ -42,13 +42,17 @@ pub(crate) enum Length {
     Count(u64),
 }
 
-/// When the operations of one worker are due in an open loop: its share of evenly spaced times. Pure.
+/// When the operations of one worker are due in an open loop: its share of evenly spaced times, after a ramp in
+/// which the rate grows evenly from nothing. Pure.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Schedule {
     start: Instant,
+    ramp: Duration,
+    /// Operations that are due in the ramp: half of what they would be at the full rate.
+    rising: u64,
     events: u32,
     per: Duration,
-    /// All operations of the run, and those of them that are due in the warm-up.
+    /// All operations of the run, and those of them that are due in the ramp and the warm-up.
     all: u64,
     warm: u64,
     /// Which of so many workers it is: they take turns.
@@ -58,20 +62,24 @@ pub(crate) struct Schedule {
 
 impl Schedule {
     pub(crate) fn new(
-        (start, warmup, length): (Instant, Duration, Length),
+        start: Instant,
+        (ramp, warmup, length): (Duration, Duration, Length),
         (events, per): (u32, Duration),
         (worker, workers): (u32, u32),
     ) -> Self {
-        let until = |time: Duration| {
-            let due = (time.as_nanos() * u128::from(events)).div_ceil(per.as_nanos().max(1));
-            u64::try_from(due).unwrap_or(u64::MAX)
-        };
+        let in_time = |time: Duration| time.as_nanos() * u128::from(events);
+        let per_nanos = per.as_nanos().max(1);
+        let number = |due: u128| u64::try_from(due).unwrap_or(u64::MAX);
+        let rising = number(in_time(ramp) / (2 * per_nanos));
+        let until =
+            |time: Duration| rising.saturating_add(number(in_time(time).div_ceil(per_nanos)));
         let warm = until(warmup);
         let all = match length {
             Length::For(time) => until(warmup + time),
             Length::Count(count) => warm.saturating_add(count),
         };
-        Self { start, events, per, all, warm, worker: worker.into(), workers: workers.into() }
+        let (worker, workers) = (worker.into(), workers.into());
+        Self { start, ramp, rising, events, per, all, warm, worker, workers }
     }
 
     /// How many operations the worker has.
@@ -90,9 +98,17 @@ impl Schedule {
 
     /// When the worker's operation of this index is to begin.
     pub(crate) fn due(&self, index: u64) -> Instant {
-        let number = u128::from(self.worker) + u128::from(index) * u128::from(self.workers);
-        let nanos = number * self.per.as_nanos() / u128::from(self.events.max(1));
-        self.start + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        let number = self.worker.saturating_add(index.saturating_mul(self.workers));
+        match number.checked_sub(self.rising) {
+            Some(number) => {
+                let nanos =
+                    u128::from(number) * self.per.as_nanos() / u128::from(self.events.max(1));
+                let after = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+                self.start + self.ramp + after
+            }
+            // What is due by a time grows with its square.
+            None => self.start + self.ramp.mul_f64((number as f64 / self.rising as f64).sqrt()),
+        }
     }
 }
 
@@ -147,7 +163,8 @@ mod tests {
     fn the_workers_shares_are_evenly_spaced_and_complete() {
         let start = Instant::now();
         let share = |worker| {
-            Schedule::new((start, SECOND, Length::For(2 * SECOND)), (7, SECOND), (worker, 3))
+            let times = (Duration::ZERO, SECOND, Length::For(2 * SECOND));
+            Schedule::new(start, times, (7, SECOND), (worker, 3))
         };
         let shares = [0, 1, 2].map(share);
         assert_eq!(shares.map(|s| s.len()), [7, 7, 7]);
@@ -172,11 +189,26 @@ mod tests {
         let start = Instant::now();
         for (events, count, workers) in [(3, 10, 1), (1000, 1, 4), (7, 100, 3), (5, 0, 2)] {
             let measured = |worker| {
-                let when = (start, SECOND, Length::Count(count));
-                Schedule::new(when, (events, SECOND), (worker, workers)).measured()
+                let times = (2 * SECOND, SECOND, Length::Count(count));
+                Schedule::new(start, times, (events, SECOND), (worker, workers)).measured()
             };
             assert_eq!((0..workers).map(measured).sum::<u64>(), count, "{events} {workers}");
         }
+    }
+
+    /// Half as many are due in the ramp as in as long a time after it, a quarter of them in its first half; and all
+    /// of them follow each other.
+    #[test]
+    fn a_ramp_grows_evenly_to_the_rate() {
+        let start = Instant::now();
+        let times = (4 * SECOND, SECOND, Length::For(2 * SECOND));
+        let schedule = Schedule::new(start, times, (100, SECOND), (0, 1));
+        let due: Vec<Duration> =
+            (0..schedule.len()).map(|index| schedule.due(index) - start).collect();
+        let by = |time: Duration| due.iter().filter(|at| **at < time).count();
+        assert_eq!([2, 4, 5, 7].map(|s| by(s * SECOND)), [50, 200, 300, 500]);
+        assert_eq!((due.len(), schedule.measured()), (500, 200));
+        assert!(due.is_sorted());
     }
 
     #[tokio::test]

@@ -12,11 +12,9 @@ use tokio::time::Instant;
 
 use crate::tally::{Counters, sum};
 
-/// Looks at some processes.
+/// Some processes, which are looked at together.
 #[derive(Debug)]
-pub(crate) struct Watch {
-    processes: Vec<Process>,
-}
+pub(crate) struct Processes(Vec<Process>);
 
 #[derive(Debug)]
 struct Process {
@@ -65,18 +63,15 @@ pub(crate) struct Cost {
     pub(crate) descriptors: u64,
 }
 
-impl Watch {
+impl Processes {
     /// # Errors
-    /// If there is no such process, or it may not be looked at.
-    pub(crate) fn new(pids: &[u32]) -> io::Result<Self> {
-        let processes = pids.iter().map(|pid| Process::find(*pid)).collect::<io::Result<_>>()?;
-        let watch = Self { processes };
-        watch.look(&[])?;
-        Ok(watch)
+    /// If one of them is not there.
+    pub(crate) fn find(pids: &[u32]) -> io::Result<Self> {
+        pids.iter().map(|pid| Process::find(*pid)).collect::<io::Result<_>>().map(Self)
     }
 
     /// # Errors
-    /// If one of the processes is gone.
+    /// If one of them is gone, or may not be looked at.
     pub(crate) fn look(&self, workers: &[Arc<Counters>]) -> io::Result<Seen> {
         let mut seen = Seen {
             at: Instant::now(),
@@ -90,10 +85,10 @@ impl Watch {
             involuntary: 0,
         };
         // All clocks first: what follows takes time.
-        for process in &self.processes {
+        for process in &self.0 {
             seen.busy += Duration::from(process.clock.now()?);
         }
-        for process in &self.processes {
+        for process in &self.0 {
             process.read(&mut seen)?;
         }
         Ok(seen)
@@ -103,7 +98,10 @@ impl Watch {
 impl Process {
     fn find(pid: u32) -> io::Result<Self> {
         let number = i32::try_from(pid).map_err(io::Error::other)?;
-        Ok(Self { pid, clock: ClockId::pid_cpu_clock_id(Pid::from_raw(number))? })
+        let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(number))?;
+        // A clock can be named whether there is such a process or not.
+        fs::metadata(format!("/proc/{pid}"))?;
+        Ok(Self { pid, clock })
     }
 
     fn read(&self, seen: &mut Seen) -> io::Result<()> {
@@ -204,15 +202,15 @@ mod tests {
     #[test]
     fn one_can_look_at_oneself_and_not_at_nobody() {
         let pid = std::process::id();
-        let watch = Watch::new(&[pid, pid]).unwrap();
-        let first = watch.look(&[]).unwrap();
+        let processes = Processes::find(&[pid, pid]).unwrap();
+        let first = processes.look(&[]).unwrap();
         assert!(first.resident > 0 && first.peak >= first.resident && first.descriptors > 2);
         let own = || Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap());
         let begun = own();
         while own() - begun < Duration::from_millis(3) {}
-        let cost = Cost::between(&first, &watch.look(&[]).unwrap()).unwrap();
+        let cost = Cost::between(&first, &processes.look(&[]).unwrap()).unwrap();
         assert!(cost.processor_seconds >= 0.006, "it is there twice: {cost:?}");
-        assert!(Watch::new(&[u32::MAX]).is_err());
-        assert!(Watch::new(&[pid, i32::MAX.unsigned_abs()]).is_err());
+        assert!(Processes::find(&[u32::MAX]).is_err());
+        assert!(Processes::find(&[pid, i32::MAX.unsigned_abs()]).is_err());
     }
 }

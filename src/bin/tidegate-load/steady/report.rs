@@ -3,6 +3,7 @@
 //! The JSON's fields are those of [`Report`] by their own names. Times are in microseconds, sizes in bytes.
 
 use std::{
+    collections::BTreeMap,
     fmt::{self, Display, Write as _},
     time::Duration,
 };
@@ -65,6 +66,10 @@ pub(crate) struct Report {
     pub(crate) generator: Generator,
     /// With `--pid`, unless the run was too short for it.
     pub(crate) server: Option<Cost>,
+    /// With `--metrics`, the same: what each series has risen by.
+    pub(crate) metrics: Option<BTreeMap<String, f64>>,
+    /// Why neither is there, if they were asked for.
+    pub(crate) unobserved: Option<String>,
     pub(crate) errors: Vec<ErrorGroup>,
     pub(crate) slo: Vec<Verdict>,
     #[serde(skip)]
@@ -206,6 +211,7 @@ impl Report {
             Pace::Closed { .. } => ("closed", None),
         };
         let of = |what| Latency::of(done.totals.times(what));
+        let observed = done.server.as_ref().and_then(|observed| observed.as_ref().ok());
         let mut report = Self {
             scenario,
             url: load.target.shown_url(),
@@ -234,7 +240,9 @@ impl Report {
                 first_byte: of(Timed::FirstByte),
             },
             generator: Generator::new(done),
-            server: done.server,
+            server: observed.and_then(|observed| observed.cost),
+            metrics: observed.and_then(|observed| observed.metrics.clone()),
+            unobserved: done.server.as_ref().and_then(|observed| observed.clone().err()),
             errors: errors(&done.totals),
             slo: Vec::new(),
             times: done.totals.times(Timed::Operation).clone(),
@@ -380,6 +388,12 @@ impl Display for Report {
         )?;
         if let Some(server) = &self.server {
             write!(f, "\nserver      {server}")?;
+        }
+        if let Some(why) = &self.unobserved {
+            write!(f, "\nserver      NOT SEEN: {why}")?;
+        }
+        for (series, more) in self.metrics.iter().flatten() {
+            write!(f, "\nmetrics     {series} +{more}")?;
         }
         for verdict in &self.slo {
             write!(f, "\nslo         {verdict}")?;

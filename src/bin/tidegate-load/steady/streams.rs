@@ -1,12 +1,14 @@
 //! Scenario `streams`: short streams. Each is opened, carries its bytes, is ended, and comes back to its end.
 
 use super::{Lane, Place, Work};
-use crate::{echo::stream::attempt, pattern::Pattern, tally::Failure, target::Need};
+use crate::{echo::stream::attempt, pattern::Pattern, sizes::Sizes, tally::Failure, target::Need};
 
 /// What each stream carries.
 #[derive(Debug)]
 pub(crate) struct Streams {
-    pub(crate) stream_bytes: u64,
+    pub(crate) stream_bytes: Sizes,
+    /// Draws them.
+    pub(crate) seed: u64,
     /// Names this run.
     pub(crate) run: u64,
 }
@@ -25,8 +27,9 @@ impl Work for Streams {
         lane.each(async |number| {
             let pattern = Pattern::new(&[self.run, lane.number.into(), number]);
             let count = lane.tally.count();
-            attempt(session, pattern, self.stream_bytes, place.load.timeout, count).await?;
-            Ok(self.stream_bytes)
+            let bytes = self.stream_bytes.of(&[self.seed, lane.number.into(), number]);
+            attempt(session, pattern, bytes, place.load.timeout, count).await?;
+            Ok(bytes)
         })
         .await;
         Ok(())
