@@ -31,7 +31,7 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
-    sync::Notify,
+    sync::{Notify, Semaphore},
     time::{Instant, sleep_until},
 };
 
@@ -78,6 +78,29 @@ pub(crate) struct Place<'a> {
     pub(crate) socket: &'a Socket,
     /// There if the work [has sessions](Work::has_sessions).
     pub(crate) session: Option<&'a Session>,
+    pub(crate) looked: &'a Looked,
+}
+
+/// Whether the server has been looked at for the last time, if anybody looks at all.
+#[derive(Debug)]
+pub(crate) struct Looked(Semaphore);
+
+impl Default for Looked {
+    fn default() -> Self {
+        Self(Semaphore::new(0))
+    }
+}
+
+impl Looked {
+    fn happened(&self) {
+        self.0.close();
+    }
+
+    /// Waits until it has.
+    pub(crate) async fn wait(&self) {
+        // An error says that it is closed, which is what is waited for: there is nothing to acquire.
+        _ = self.0.acquire().await;
+    }
 }
 
 impl<'a> Place<'a> {

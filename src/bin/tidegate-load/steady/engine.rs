@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use super::{
-    Lane, Place, Turns, Window, Work,
+    Lane, Looked, Place, Turns, Window, Work,
     pace::{Length, Pace, Schedule, Timer},
     watch::{Observed, Watch},
 };
@@ -95,6 +95,7 @@ struct Run<'a, W> {
     left: Option<AtomicU64>,
     moves: AtomicU64,
     interrupted: AtomicBool,
+    looked: Looked,
 }
 
 impl<W> Run<'_, W> {
@@ -158,13 +159,23 @@ pub(crate) fn run(
         },
         moves: AtomicU64::new(0),
         interrupted: AtomicBool::new(false),
+        looked: Looked::default(),
     };
     let counters: Vec<Arc<Counters>> = (0..load.threads).map(|_| Arc::default()).collect();
     let (ended, workers_ended) = mpsc::channel();
     let (working, over) = mpsc::channel();
     let (results, server) = thread::scope(|scope| {
         let (run, counters) = (&run, &counters);
-        let looking = watch.map(|watch| scope.spawn(move || run.look_on(watch, counters, &over)));
+        let looking = watch.map(|watch| {
+            scope.spawn(move || {
+                let observed = run.look_on(watch, counters, &over);
+                run.looked.happened();
+                observed
+            })
+        });
+        if looking.is_none() {
+            run.looked.happened();
+        }
         for (index, counters) in (0..).zip(counters) {
             let (ended, tally) = (ended.clone(), Tally::new(Arc::clone(counters)));
             let working = Cell::new(Some(working.clone()));
@@ -284,6 +295,8 @@ impl<W: Work> Worker<'_, W> {
             Turns::Closed { .. } => self.tally.count().operations_begun.get(),
         };
         drop(lanes);
+        // What follows is no part of what the server did for the operations.
+        self.run.looked.wait().await;
         self.close_all(opened).await;
         for socket in &sockets {
             socket.close().await;
@@ -378,7 +391,7 @@ impl<W: Work> Worker<'_, W> {
 
     async fn lane(&self, lane: &Lane<'_>, session: Option<&Session>, socket: &Socket) {
         let load = self.run.load;
-        let place = Place { load, socket, session };
+        let place = Place { load, socket, session, looked: &self.run.looked };
         let lost = async {
             match session {
                 Some(session) => session.cut().await,

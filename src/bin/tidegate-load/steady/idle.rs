@@ -30,6 +30,8 @@ impl Work for Idle {
             return Err(Failure::new(Kind::Unanswered, "idle sessions need a duration"));
         };
         sleep_until(end).await;
+        // The server is seen as it is with idle sessions.
+        place.looked.wait().await;
         let at = Instant::now();
         lane.begun(at);
         let pattern = Pattern::new(&[self.run, lane.number.into()]);
