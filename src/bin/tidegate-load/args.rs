@@ -10,8 +10,8 @@ use tidegate::config::parse_duration;
 
 pub(crate) use self::steady::ServeArgs;
 use self::steady::{
-    BulkArgs, ChurnArgs, DatagramArgs, HandshakeArgs, IdleArgs, MigrateArgs, MixedArgs, ResultArgs,
-    RoundTripArgs, StreamsArgs,
+    BulkArgs, ChurnArgs, DatagramArgs, HandshakeArgs, IdleArgs, MigrateArgs, MixedArgs,
+    RoundTripArgs, ScenarioArgs, StreamsArgs,
 };
 use crate::{
     echo::MIN_DATAGRAM_BYTES,
@@ -65,19 +65,19 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// What a scenario that goes on at a pace is to print.
-    pub(crate) fn results(&self) -> Option<&ResultArgs> {
-        match self {
-            Self::Echo(_) | Self::Mixed(_) | Self::Serve(_) => None,
-            Self::BulkDown(args) | Self::BulkUp(args) => Some(&args.results),
-            Self::Rr(args) => Some(&args.steady.results),
-            Self::Streams(args) => Some(&args.steady.results),
-            Self::Datagram(args) => Some(&args.steady.results),
-            Self::Handshake(args) => Some(&args.steady.results),
-            Self::Churn(args) => Some(&args.steady.results),
-            Self::Idle(args) => Some(&args.results),
-            Self::Migrate(args) => Some(&args.steady.results),
-        }
+    /// What all scenarios have that go on at a pace.
+    pub(crate) fn scenario(&self) -> Option<&ScenarioArgs> {
+        Some(match self {
+            Self::Echo(_) | Self::Mixed(_) | Self::Serve(_) => return None,
+            Self::BulkDown(args) | Self::BulkUp(args) => &args.scenario,
+            Self::Rr(args) => &args.steady.scenario,
+            Self::Streams(args) => &args.steady.scenario,
+            Self::Datagram(args) => &args.steady.scenario,
+            Self::Handshake(args) => &args.steady.scenario,
+            Self::Churn(args) => &args.steady.scenario,
+            Self::Idle(args) => &args.scenario,
+            Self::Migrate(args) => &args.round_trips.steady.scenario,
+        })
     }
 }
 
@@ -209,6 +209,13 @@ pub(crate) struct LoadArgs {
     /// Sessions at once; a new one begins when one has ended
     #[arg(long, value_name = "C", default_value = "256")]
     pub(crate) concurrency: NonZeroU32,
+    #[command(flatten)]
+    pub(crate) spread: SpreadArgs,
+}
+
+/// What the sessions of all scenarios are spread over, and how long they may take.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct SpreadArgs {
     /// Sessions on each QUIC connection
     #[arg(long, value_name = "S", default_value = "1")]
     pub(crate) per_connection: NonZeroU32,
@@ -219,7 +226,8 @@ pub(crate) struct LoadArgs {
     /// Threads [default: one for each processor]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroU32>,
-    /// How long a connection or a session may take to begin, and a stream to move on: 500ms, 10s, 2m
+    /// How long a connection or a session may take to begin, a stream to move on, and an operation to get on:
+    /// 500ms, 10s, 2m
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub(crate) timeout: Duration,
 }
@@ -368,7 +376,7 @@ mod tests {
         let base = "--url https://localhost/ --insecure";
         let args = parse(&format!("{base} --bytes 64KiB --timeout 500ms --sessions 0")).unwrap();
         assert_eq!((args.bytes, args.load.sessions), (65_536, 0));
-        assert_eq!(args.load.timeout, Duration::from_millis(500));
+        assert_eq!(args.load.spread.timeout, Duration::from_millis(500));
 
         for wrong in [
             "--bytes 64KB",

@@ -5,6 +5,7 @@
 
 mod datagrams;
 pub(crate) mod ledger;
+pub(crate) mod report;
 pub(crate) mod stream;
 
 use std::{
@@ -45,7 +46,7 @@ impl Echo {
             streams: args.streams,
             streams_at_once: args.streams_at_once.get(),
             stream_bytes: args.bytes,
-            stream_timeout: args.load.timeout,
+            stream_timeout: args.load.spread.timeout,
             datagrams: args.datagrams,
             datagram_bytes: args.datagram_bytes,
             datagrams_in_flight: in_flight.max(1),

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! args -> target        what was asked, and of whom
+//! threads               one worker on each, and the live line meanwhile
 //! run                   worker threads -> client sockets -> connections -> sessions, so many in all
 //!     echo              what one session does, and what must come back
 //! transport             what stands behind a connection, a session, a stream: WebTransport, or with
@@ -15,7 +16,7 @@
 //! mixed                 several of these at the same time, from a plan
 //! tally                 what was counted and measured, one tally per worker
 //! progress              one line on a terminal while it runs
-//! report                what the tallies say in the end, as text or JSON
+//! report                what the tallies say in the end, as text or JSON; `echo` and `steady` have one each
 //! serve                 the backends that loads need: echo, source, sink
 //! ```
 //!
@@ -39,6 +40,7 @@ mod sizes;
 mod steady;
 mod tally;
 mod target;
+mod threads;
 #[allow(clippy::disallowed_types, reason = "drives bare QUIC beside the client's WebTransport")]
 mod transport;
 
@@ -58,18 +60,20 @@ use tokio::time::Instant;
 use self::{
     args::{
         Args, Command, EchoArgs, LoadArgs, TargetArgs, TrustArgs,
-        steady::{BulkArgs, MixedArgs, ResultArgs, SteadyArgs},
+        steady::{
+            BulkArgs, MigrateArgs, MixedArgs, ResultArgs, RoundTripArgs, ScenarioArgs, SteadyArgs,
+        },
     },
     echo::{Echo, name_of_run},
     mixed::Plan,
     progress::{Goal, Live},
-    report::Report,
     run::Load,
     steady::{
         Work,
         bulk::{Bulk, Direction},
         connects::Connects,
         datagrams::Datagrams,
+        engine::Course,
         idle::Idle,
         round_trips::RoundTrips,
         streams::Streams,
@@ -132,8 +136,8 @@ fn echo(args: &EchoArgs) -> Result<Outcome, String> {
     let live = watched(args.output.quiet).then(|| Live::new(goal));
     let done = run::run(&load, &scenario, live).map_err(|e| format!("cannot begin: {e}"))?;
 
-    let report = Report::new(&load, args, &done);
-    print(&if args.output.json { report.to_json() } else { report.to_string() })?;
+    let report = echo::report::Report::new(&load, args, &done);
+    print(&if args.output.json { report::to_json(&report) } else { report.to_string() })?;
     Ok(Outcome::of(report.ok, false))
 }
 
@@ -144,15 +148,15 @@ fn mixed(args: &MixedArgs) -> Result<Outcome, String> {
         Args::command().error(ErrorKind::ArgumentConflict, problem).exit();
     }
     let report = Plan::read(&args.plan, &args.target)?.run()?;
-    print(&if args.json { report.to_json() } else { report.to_text() })?;
+    print(&if args.json { report::to_json(&report) } else { report.to_text() })?;
     Ok(Outcome::of(report.ok, report.missed()))
 }
 
 /// Runs a scenario of operations at a pace and prints its report.
 fn measured(command: &Command) -> Result<Outcome, String> {
     let report = measure(command, Live::new(Goal::Operations))?;
-    print(&match command.results() {
-        Some(ResultArgs { json: true, .. }) => report.to_json(),
+    print(&match command.scenario().map(|scenario| &scenario.results) {
+        Some(ResultArgs { json: true, .. }) => report::to_json(&report),
         Some(ResultArgs { csv: true, .. }) => report.to_csv(),
         _ => report.to_string(),
     })?;
@@ -162,9 +166,9 @@ fn measured(command: &Command) -> Result<Outcome, String> {
 /// Runs a scenario of operations at a pace. The line is drawn if somebody looks on.
 fn measure(command: &Command, live: Live) -> Result<steady::report::Report, String> {
     let run = name_of_run();
-    let round_trips = |steady: &SteadyArgs, message_bytes, moves_every| RoundTrips {
-        message_bytes,
-        seed: steady.pace.seed,
+    let round_trips = |args: &RoundTripArgs, moves_every| RoundTrips {
+        message_bytes: args.size,
+        seed: args.steady.pace.seed,
         moves_every,
         run,
     };
@@ -172,17 +176,13 @@ fn measure(command: &Command, live: Live) -> Result<steady::report::Report, Stri
         Command::Echo(_) | Command::Mixed(_) | Command::Serve(_) => {
             Err("no scenario at a pace".to_owned())
         }
-        Command::Rr(args) => {
-            let work = round_trips(&args.steady, args.size, None);
-            drive("rr", &args.steady, &work, live)
-        }
-        Command::Migrate(args) => {
-            let work = round_trips(&args.steady, args.size, Some(args.every));
-            drive("migrate", &args.steady, &work, live)
+        Command::Rr(args) => paced("rr", &args.steady, &round_trips(args, None), live),
+        Command::Migrate(MigrateArgs { round_trips: args, every }) => {
+            paced("migrate", &args.steady, &round_trips(args, Some(*every)), live)
         }
         Command::Streams(args) => {
             let work = Streams { stream_bytes: args.bytes, seed: args.steady.pace.seed, run };
-            drive("streams", &args.steady, &work, live)
+            paced("streams", &args.steady, &work, live)
         }
         Command::Datagram(args) => {
             let work = Datagrams {
@@ -192,21 +192,30 @@ fn measure(command: &Command, live: Live) -> Result<steady::report::Report, Stri
                 run,
                 epoch: Instant::now(),
             };
-            drive("datagram", &args.steady, &work, live)
+            paced("datagram", &args.steady, &work, live)
         }
         Command::BulkDown(args) => bulk("bulk-down", Direction::Down, args, live),
         Command::BulkUp(args) => bulk("bulk-up", Direction::Up, args, live),
         Command::Handshake(args) => {
             let work = Connects { stream_bytes: None, seed: 0, hold: Duration::ZERO, run };
-            drive("handshake", &args.steady, &work, live)
+            paced("handshake", &args.steady, &work, live)
         }
         Command::Churn(args) => {
             let (seed, stream_bytes) = (args.steady.pace.seed, Some(args.bytes));
             let work = Connects { stream_bytes, seed, hold: args.hold, run };
-            drive("churn", &args.steady, &work, live)
+            paced("churn", &args.steady, &work, live)
         }
-        Command::Idle(args) => drive("idle", &args.steady(), &Idle { run }, live),
+        Command::Idle(args) => drive(("idle", &args.scenario), args.course(), &Idle { run }, live),
     }
+}
+
+fn paced(
+    name: &'static str,
+    args: &SteadyArgs,
+    work: &impl Work,
+    live: Live,
+) -> Result<steady::report::Report, String> {
+    drive((name, &args.scenario), args.pace.course(), work, live)
 }
 
 fn bulk(
@@ -216,17 +225,17 @@ fn bulk(
     live: Live,
 ) -> Result<steady::report::Report, String> {
     let work = Bulk { direction, streams: args.streams.get(), stream_bytes: args.bytes };
-    drive(name, &args.steady(), &work, live)
+    drive((name, &args.scenario), args.course(), &work, live)
 }
 
 fn drive(
-    name: &'static str,
-    args: &SteadyArgs,
+    (name, args): (&'static str, &ScenarioArgs),
+    course: Course,
     work: &impl Work,
     live: Live,
 ) -> Result<steady::report::Report, String> {
     let load = load(&args.target, &args.fleet.load(), (name, work.needs()))?;
-    let (course, results) = (args.pace.course(), &args.results);
+    let results = &args.results;
     // Now, so that a file that cannot be written costs no run.
     let hdr = results.hdr.as_ref().map(|path| {
         File::create(path).map_err(|e| format!("cannot write --hdr {}: {e}", path.display()))
@@ -287,7 +296,7 @@ fn suits(
         let missing = missing.words();
         return Err(format!("`{scenario}` needs {missing}, and {word}:// has none"));
     }
-    if scheme != Scheme::Https && args.per_connection > NonZeroU32::MIN {
+    if scheme != Scheme::Https && args.spread.per_connection > NonZeroU32::MIN {
         return Err(format!("--per-connection is of WebTransport; {word}:// has one session each"));
     }
     if scheme.is_encrypted() && !target.trust.is_given() {

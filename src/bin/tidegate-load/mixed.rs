@@ -15,7 +15,7 @@ use clap::Parser;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    args::{Args, Command, TargetArgs},
+    args::{Args, Command, TargetArgs, steady::ScenarioArgs},
     measure,
     progress::{Board, Goal, Live},
     steady::report::Report,
@@ -70,8 +70,10 @@ impl Plan {
             let line = [OsString::from("tidegate-load")].into_iter().chain(words);
             let line = line.chain(target.words(path.as_deref()));
             let args = Args::try_parse_from(line).map_err(|e| format!("load {name:?}: {e}"))?;
-            match args.command.results() {
-                Some(results) if !results.json && !results.csv => Ok((name, args.command)),
+            match args.command.scenario() {
+                Some(ScenarioArgs { results, .. }) if !results.json && !results.csv => {
+                    Ok((name, args.command))
+                }
                 Some(_) => Err(format!("load {name:?}: how to print is for `mixed` itself to say")),
                 None => Err(format!("load {name:?}: no scenario that goes on at a pace")),
             }
@@ -110,11 +112,6 @@ impl MixedReport {
         self.loads.iter().any(|load| load.report.missed())
     }
 
-    /// The report as one line of JSON.
-    pub(crate) fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("a struct of numbers and texts is valid JSON")
-    }
-
     /// One report below the other.
     pub(crate) fn to_text(&self) -> String {
         let texts = self.loads.iter().map(|Named { name, report }| format!("[{name}]\n{report}"));
@@ -132,7 +129,7 @@ mod tests {
         let hash = format!("--cert-hash {}", "0f".repeat(32));
         let words = line.split(' ').chain(hash.split(' '));
         match Args::parse_from(words).command {
-            Command::Rr(args) => args.steady.target,
+            Command::Rr(args) => args.steady.scenario.target,
             other => panic!("{other:?}"),
         }
     }
@@ -146,10 +143,10 @@ mod tests {
             panic!("{loads:?}");
         };
         assert_eq!((a.as_str(), b.as_str(), &*rr.size.to_string()), ("a", "b", "100"));
-        let urls = [&rr.steady.target, &datagram.steady.target]
+        let urls = [&rr.steady.scenario.target, &datagram.steady.scenario.target]
             .map(|target| target.whom().unwrap().to_string());
         assert_eq!(urls, ["https://localhost:4433/echo?x=1", "https://localhost:4433/udp"]);
-        for target in [&rr.steady.target, &datagram.steady.target] {
+        for target in [&rr.steady.scenario.target, &datagram.steady.scenario.target] {
             assert_eq!(target.trust.cert_hash[0].0, [0x0f; 32]);
             assert_eq!(target.origin.as_deref(), Some("https://a.test"));
             assert_eq!(target.token_file.as_deref(), Some(Path::new("t")));

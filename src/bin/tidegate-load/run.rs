@@ -8,14 +8,7 @@
 //! completed or failed, unless the run was interrupted; every connection is closed, and the servers know,
 //! before the report is made.
 
-use std::{
-    io,
-    num::NonZeroU32,
-    ops::Range,
-    sync::{Arc, mpsc},
-    thread,
-    time::Duration,
-};
+use std::{io, num::NonZeroU32, ops::Range, thread, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use tidegate::client::RequestOptions;
@@ -23,9 +16,10 @@ use tokio::time::Instant;
 
 use crate::{
     args::LoadArgs,
-    progress::{self, Live},
-    tally::{Counters, Failure, Tally, Totals},
+    progress::Live,
+    tally::{Failure, Tally, Totals},
     target::{Scheme, Target},
+    threads,
     transport::{Connection, Session, Socket},
 };
 
@@ -57,18 +51,20 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn new(target: Target, request: RequestOptions, args: &LoadArgs) -> Self {
-        let per_connection = args.per_connection.get();
+        let per_connection = args.spread.per_connection.get();
         let connections = args.sessions.div_ceil(per_connection).max(1);
         let at_once_per_connection = per_connection.min(args.concurrency.get());
         let connections_at_once =
             (args.concurrency.get() / at_once_per_connection).min(connections);
         let sockets = match target.scheme {
-            Scheme::Https | Scheme::Quic => args.sockets.map_or(USUAL_SOCKETS, NonZeroU32::get),
+            Scheme::Https | Scheme::Quic => {
+                args.spread.sockets.map_or(USUAL_SOCKETS, NonZeroU32::get)
+            }
             // Each has one of its own.
             Scheme::Tls | Scheme::Tcp | Scheme::Udp => connections,
         };
         let sockets = sockets.min(connections);
-        let threads = args.threads.or_else(processors).map_or(1, NonZeroU32::get);
+        let threads = args.spread.threads.or_else(processors).map_or(1, NonZeroU32::get);
         Self {
             target,
             request,
@@ -79,7 +75,7 @@ impl Load {
             sockets,
             // A worker without a socket or a connection would have nothing to do.
             threads: threads.min(sockets).min(connections_at_once),
-            timeout: args.timeout,
+            timeout: args.spread.timeout,
         }
     }
 
@@ -126,43 +122,11 @@ pub(crate) struct Done {
 ///
 /// # Errors
 /// If a worker cannot begin: no thread, no runtime, no socket.
-pub(crate) fn run(
-    load: &Load,
-    scenario: &impl Scenario,
-    mut live: Option<Live>,
-) -> io::Result<Done> {
+pub(crate) fn run(load: &Load, scenario: &impl Scenario, live: Option<Live>) -> io::Result<Done> {
     let begun = Instant::now();
-    let counters: Vec<Arc<Counters>> = (0..load.threads).map(|_| Arc::default()).collect();
-    let (ended, workers_ended) = mpsc::channel();
-    let results = thread::scope(|scope| {
-        for (index, counters) in (0..).zip(&counters) {
-            let (ended, counters) = (ended.clone(), Arc::clone(counters));
-            thread::Builder::new().name(format!("load-{index}")).spawn_scoped(
-                scope,
-                move || {
-                    // The receiver waits for all senders.
-                    _ = ended
-                        .send(Worker { load, index, tally: Tally::new(counters) }.run(scenario));
-                },
-            )?;
-        }
-        drop(ended);
-        let mut results = Vec::new();
-        loop {
-            match workers_ended.recv_timeout(progress::INTERVAL) {
-                Ok(result) => results.push(result),
-                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok::<_, io::Error>(results),
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
-            }
-            if let Some(live) = &mut live {
-                live.draw(&counters);
-            }
-        }
+    let parts = threads::run(&threads::counters(load.threads), live, |index, tally| {
+        Worker { load, index, tally }.run(scenario)
     })?;
-    if let Some(live) = live {
-        live.clear();
-    }
-    let parts: Vec<(Tally, Finish)> = results.into_iter().collect::<io::Result<_>>()?;
     let finished = parts.iter().map(|(_, finish)| finish.at).max();
     Ok(Done {
         duration: finished.map_or(Duration::ZERO, |at| at - begun),

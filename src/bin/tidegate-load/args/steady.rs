@@ -5,7 +5,8 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 use tidegate::config::Rate;
 
 use super::{
-    LoadArgs, TargetArgs, datagram_sizes, duration, length_or_none, message_sizes, stream_sizes,
+    LoadArgs, SpreadArgs, TargetArgs, datagram_sizes, duration, length_or_none, message_sizes,
+    stream_sizes,
 };
 use crate::{
     sizes::{Sizes, bytes},
@@ -22,15 +23,22 @@ const WARMUP: &str = "1s";
 
 /// What all of these scenarios take.
 #[derive(clap::Args, Debug)]
-pub(crate) struct SteadyArgs {
+pub(crate) struct ScenarioArgs {
     #[command(flatten)]
     pub(crate) target: TargetArgs,
     #[command(flatten)]
     pub(crate) fleet: FleetArgs,
     #[command(flatten)]
-    pub(crate) pace: PaceArgs,
-    #[command(flatten)]
     pub(crate) results: ResultArgs,
+}
+
+/// The same, with a pace.
+#[derive(clap::Args, Debug)]
+pub(crate) struct SteadyArgs {
+    #[command(flatten)]
+    pub(crate) scenario: ScenarioArgs,
+    #[command(flatten)]
+    pub(crate) pace: PaceArgs,
 }
 
 /// How many, and from where.
@@ -39,19 +47,8 @@ pub(crate) struct FleetArgs {
     /// Sessions, all at once; in `handshake` and `churn` connections at once
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) sessions: NonZeroU32,
-    /// Sessions on each QUIC connection
-    #[arg(long, value_name = "S", default_value = "1")]
-    pub(crate) per_connection: NonZeroU32,
-    /// Client sockets that the connections share; a server with several workers spreads by them
-    /// [default: one for each connection, 16 at most]
-    #[arg(long, value_name = "N")]
-    pub(crate) sockets: Option<NonZeroU32>,
-    /// Threads [default: one for each processor]
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<NonZeroU32>,
-    /// How long a connection or a session may take to begin, and operations to get on: 500ms, 10s
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
-    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) spread: SpreadArgs,
 }
 
 impl FleetArgs {
@@ -60,10 +57,7 @@ impl FleetArgs {
         LoadArgs {
             sessions: self.sessions.get(),
             concurrency: self.sessions,
-            per_connection: self.per_connection,
-            sockets: self.sockets,
-            threads: self.threads,
-            timeout: self.timeout,
+            spread: self.spread.clone(),
         }
     }
 }
@@ -154,10 +148,7 @@ pub(crate) struct RoundTripArgs {
   tidegate-load migrate --url https://127.0.0.1:4433/echo --insecure --sessions 10 --rate 500/s --every 500ms")]
 pub(crate) struct MigrateArgs {
     #[command(flatten)]
-    pub(crate) steady: SteadyArgs,
-    /// Bytes of each message: 64, 1KiB, or anything in a range, 64..1200
-    #[arg(long, value_name = "B", default_value = "64", value_parser = message_sizes)]
-    pub(crate) size: Sizes,
+    pub(crate) round_trips: RoundTripArgs,
     /// How often each client socket is replaced by another one
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub(crate) every: Duration,
@@ -220,30 +211,21 @@ pub(crate) struct ChurnArgs {
   tidegate-load idle --url https://127.0.0.1:4433/echo --insecure --sessions 5000 --duration 60s")]
 pub(crate) struct IdleArgs {
     #[command(flatten)]
-    pub(crate) target: TargetArgs,
-    #[command(flatten)]
-    pub(crate) fleet: FleetArgs,
-    #[command(flatten)]
-    pub(crate) results: ResultArgs,
+    pub(crate) scenario: ScenarioArgs,
     /// How long they are idle
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub(crate) duration: Duration,
 }
 
 impl IdleArgs {
-    /// As a closed loop, in which each session does a single thing in the end.
-    pub(crate) fn steady(&self) -> SteadyArgs {
-        let pace = PaceArgs {
-            rate: None,
-            depth: NonZeroU32::MIN,
-            duration: self.duration,
-            count: None,
-            warmup: Duration::ZERO,
+    /// A closed loop, in which each session does a single thing in the end.
+    pub(crate) fn course(&self) -> Course {
+        Course {
+            pace: Pace::Closed { depth: 1 },
             ramp: Duration::ZERO,
-            seed: 0,
-        };
-        let Self { target, fleet, results, .. } = self;
-        SteadyArgs { target: target.clone(), fleet: fleet.clone(), pace, results: results.clone() }
+            warmup: Duration::ZERO,
+            length: Length::For(self.duration),
+        }
     }
 }
 
@@ -256,11 +238,7 @@ Examples, with routes to them:
   tidegate-load bulk-up --url https://127.0.0.1:4433/sink --insecure --sessions 16 --bytes 64MiB --count 160")]
 pub(crate) struct BulkArgs {
     #[command(flatten)]
-    pub(crate) target: TargetArgs,
-    #[command(flatten)]
-    pub(crate) fleet: FleetArgs,
-    #[command(flatten)]
-    pub(crate) results: ResultArgs,
+    pub(crate) scenario: ScenarioArgs,
     /// Streams of each session at once
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) streams: NonZeroU32,
@@ -283,19 +261,14 @@ pub(crate) struct BulkArgs {
 }
 
 impl BulkArgs {
-    /// As a closed loop of streams.
-    pub(crate) fn steady(&self) -> SteadyArgs {
-        let Self { target, fleet, results, .. } = self;
-        let pace = PaceArgs {
-            rate: None,
-            depth: self.streams,
-            duration: self.duration,
-            count: self.count,
-            warmup: self.warmup,
+    /// A closed loop of streams.
+    pub(crate) fn course(&self) -> Course {
+        Course {
+            pace: Pace::Closed { depth: self.streams.get() },
             ramp: self.ramp,
-            seed: 0,
-        };
-        SteadyArgs { target: target.clone(), fleet: fleet.clone(), pace, results: results.clone() }
+            warmup: self.warmup,
+            length: self.count.map_or(Length::For(self.duration), Length::Count),
+        }
     }
 }
 

@@ -32,9 +32,10 @@ use super::{
     watch::{Observed, Watch},
 };
 use crate::{
-    progress::{self, Live},
+    progress::Live,
     run::Load,
     tally::{Counters, Failure, Tally, Timed, Totals},
+    threads,
     transport::{Session, Socket},
 };
 
@@ -145,7 +146,7 @@ pub(crate) fn run(
     course: Course,
     work: &impl Work,
     watch: Option<&Watch>,
-    mut live: Option<Live>,
+    live: Option<Live>,
 ) -> io::Result<Done> {
     let run = Run {
         load,
@@ -161,10 +162,9 @@ pub(crate) fn run(
         interrupted: AtomicBool::new(false),
         looked: Looked::default(),
     };
-    let counters: Vec<Arc<Counters>> = (0..load.threads).map(|_| Arc::default()).collect();
-    let (ended, workers_ended) = mpsc::channel();
+    let counters = threads::counters(load.threads);
     let (working, over) = mpsc::channel();
-    let (results, server) = thread::scope(|scope| {
+    let (parts, server) = thread::scope(|scope| {
         let (run, counters) = (&run, &counters);
         let looking = watch.map(|watch| {
             scope.spawn(move || {
@@ -176,38 +176,17 @@ pub(crate) fn run(
         if looking.is_none() {
             run.looked.happened();
         }
-        for (index, counters) in (0..).zip(counters) {
-            let (ended, tally) = (ended.clone(), Tally::new(Arc::clone(counters)));
+        let parts = threads::run(counters, live, |index, tally| {
             let working = Cell::new(Some(working.clone()));
-            let worker = move || {
-                let result = Worker { run, index, tally, working }.run();
-                // Nobody waits for what could not begin.
-                run.begins.get_or_init(Instant::now);
-                // The receiver waits for all senders.
-                _ = ended.send(result);
-            };
-            thread::Builder::new().name(format!("load-{index}")).spawn_scoped(scope, worker)?;
-        }
-        drop((ended, working));
-        let mut results = Vec::new();
-        loop {
-            match workers_ended.recv_timeout(progress::INTERVAL) {
-                Ok(result) => results.push(result),
-                Err(mpsc::RecvTimeoutError::Disconnected) => break,
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
-            }
-            if let Some(live) = &mut live {
-                live.draw(counters);
-            }
-        }
+            Worker { run, index, tally, working }.run()
+        });
+        drop(working);
+        // Nobody waits for what could not begin.
+        run.begins.get_or_init(Instant::now);
         // It does not panic; if it did there would be no word of the server.
-        let server = looking.and_then(|looking| looking.join().ok());
-        Ok::<_, io::Error>((results, server))
-    })?;
-    if let Some(live) = live {
-        live.clear();
-    }
-    let parts: Vec<Part> = results.into_iter().collect::<io::Result<_>>()?;
+        (parts, looking.and_then(|looking| looking.join().ok()))
+    });
+    let parts = parts?;
     let longest = parts.iter().map(|part| part.measured).max().unwrap_or_default();
     Ok(Done {
         measured: match course.length {

@@ -18,7 +18,10 @@ use super::{
 };
 use crate::{
     progress::per_second,
-    report::{DatagramCounts, ErrorGroup, errors, human_bytes, human_time},
+    report::{
+        DatagramCounts, ErrorGroup, INTERRUPTED, Latency, errors, human_bytes, human_time,
+        write_failures, write_latencies,
+    },
     run::Load,
     tally::{Counter, Counters, Timed, Times, Totals},
 };
@@ -106,52 +109,6 @@ pub(crate) struct Latencies {
     pub(crate) first_byte: Latency,
 }
 
-/// A distribution of times; all 0 if nothing was measured.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Latency {
-    pub(crate) count: u64,
-    pub(crate) min: u64,
-    pub(crate) mean: f64,
-    pub(crate) p50: u64,
-    pub(crate) p90: u64,
-    pub(crate) p99: u64,
-    pub(crate) p99_9: u64,
-    pub(crate) p99_99: u64,
-    pub(crate) p99_999: u64,
-    pub(crate) max: u64,
-}
-
-impl Latency {
-    fn of(times: &Times) -> Self {
-        let at = |quantile| times.value_at_quantile(quantile);
-        Self {
-            count: times.len(),
-            min: times.min(),
-            mean: times.mean(),
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            p99_9: at(0.999),
-            p99_99: at(0.9999),
-            p99_999: at(0.99999),
-            max: times.max(),
-        }
-    }
-
-    /// With the names of their columns.
-    fn quantiles(&self) -> [(&'static str, u64); 7] {
-        [
-            ("p50", self.p50),
-            ("p90", self.p90),
-            ("p99", self.p99),
-            ("p99.9", self.p99_9),
-            ("p99.99", self.p99_99),
-            ("p99.999", self.p99_999),
-            ("max", self.max),
-        ]
-    }
-}
-
 /// Whether this program was the bottleneck.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Generator {
@@ -210,7 +167,7 @@ impl Report {
             Pace::Open { events, per } => ("open", Some(f64::from(events) / per.as_secs_f64())),
             Pace::Closed { .. } => ("closed", None),
         };
-        let of = |what| Latency::of(done.totals.times(what));
+        let of = |what| Latency::of(&done.totals, what);
         let observed = done.server.as_ref().and_then(|observed| observed.as_ref().ok());
         let mut report = Self {
             scenario,
@@ -262,11 +219,6 @@ impl Report {
     /// Whether a condition was missed.
     pub(crate) fn missed(&self) -> bool {
         self.slo.iter().any(|verdict| !verdict.met)
-    }
-
-    /// The report as one line of JSON.
-    pub(crate) fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("a struct of numbers and texts is valid JSON")
     }
 
     /// A line of names and a line of figures.
@@ -361,24 +313,16 @@ impl Display for Report {
         if self.moves > 0 {
             writeln!(f, "address     changed {} times", self.moves)?;
         }
-        let names = self.latency_us.operation.quantiles().map(|(name, _)| format!("{name:>11}"));
-        writeln!(f, "\n{:<12}{:>11}{}", "latency", "count", names.concat())?;
-        for (what, latency) in [
-            (Timed::Operation, self.latency_us.operation),
-            (Timed::Handshake, self.latency_us.handshake),
-            (Timed::Session, self.latency_us.session),
-            (Timed::FirstByte, self.latency_us.first_byte),
-        ] {
-            if what == Timed::FirstByte && latency.count == 0 {
-                continue;
-            }
-            write!(f, "{:<12}{:>11}", what.word(), latency.count)?;
-            for (_, micros) in latency.quantiles() {
-                let time = if latency.count == 0 { "-".to_owned() } else { human_time(micros) };
-                write!(f, "{time:>11}")?;
-            }
-            writeln!(f)?;
+        let latencies = &self.latency_us;
+        let mut rows = vec![
+            (Timed::Operation, latencies.operation),
+            (Timed::Handshake, latencies.handshake),
+            (Timed::Session, latencies.session),
+        ];
+        if latencies.first_byte.count > 0 {
+            rows.push((Timed::FirstByte, latencies.first_byte));
         }
+        write_latencies(f, &rows)?;
         let Generator { busiest_thread, late_p99_us, late_max_us, .. } = self.generator;
         let (late, latest) = (human_time(late_p99_us), human_time(late_max_us));
         let percent = busiest_thread * 100.0;
@@ -398,14 +342,12 @@ impl Display for Report {
         for verdict in &self.slo {
             write!(f, "\nslo         {verdict}")?;
         }
-        for ErrorGroup { kind, count, first } in &self.errors {
-            write!(f, "\n{count} x {kind}, first: {first}")?;
-        }
+        write_failures(f, &self.errors)?;
         if let Some(bottleneck) = &self.generator.bottleneck {
             write!(f, "\nTHE GENERATOR WAS THE BOTTLENECK: {bottleneck}")?;
         }
         if self.interrupted {
-            write!(f, "\nINTERRUPTED: the figures are of what was done until then")?;
+            f.write_str(INTERRUPTED)?;
         }
         write!(f, "\n{}", if self.ok { "all was right" } else { "NOT ALL WAS RIGHT" })
     }
@@ -433,11 +375,11 @@ pub(crate) mod tests {
             panic!("the line is of rr");
         };
         let trust = tidegate::client::Trust::DangerAcceptAny;
-        let target = Target::resolve(args.steady.target.whom().unwrap(), trust).unwrap();
+        let target = Target::resolve(args.steady.scenario.target.whom().unwrap(), trust).unwrap();
         let load = Load::new(
             target,
             tidegate::client::RequestOptions::default(),
-            &args.steady.fleet.load(),
+            &args.steady.scenario.fleet.load(),
         );
         let tally = Tally::new(Arc::default());
         for millis in 1..=100 {
@@ -521,7 +463,8 @@ NOT ALL WAS RIGHT"
 
     #[test]
     fn the_json_has_the_documented_fields() {
-        let json: serde_json::Value = serde_json::from_str(&report(|_| {}).to_json()).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_str(&crate::report::to_json(&report(|_| {}))).unwrap();
         assert_eq!((&json["loop_kind"], &json["asked_per_second"]), (&"open".into(), &51.0.into()));
         assert_eq!(json["measured_us"], 2_000_000);
         let operations = serde_json::json!({"due": 102, "completed": 100, "per_second": 50.0});
