@@ -26,7 +26,7 @@ pub use self::{
     connection::{Connection, Refused, RequestOptions},
     session::{Closed, Session},
     stream::{RecvStream, SendStream, StreamError},
-    trust::{Identity, Trust},
+    trust::{Identity, Offer, Trust},
 };
 
 /// Bytes that a server may have in flight on a stream: 100 Mbit/s at a round trip of 100 ms.
@@ -66,6 +66,8 @@ pub struct Options {
     /// What is asked for as the application's protocol (ALPN, RFC 7301); `None` asks for nothing. Default
     /// `h3`; another one is for [`Endpoint::connect_quic`] and [`Options::tls`].
     pub protocol: Option<&'static [u8]>,
+    /// What else is offered in the handshake.
+    pub offer: Offer,
 }
 
 impl Options {
@@ -82,6 +84,7 @@ impl Options {
             // Fifty streams that nobody reads do not hold up the others yet.
             session_credit: SessionCredit { data: 64 * 1024 * 1024, bidi: 256, uni: 256 },
             protocol: Some(b"h3"),
+            offer: Offer::default(),
         }
     }
 
@@ -90,7 +93,7 @@ impl Options {
     /// # Errors
     /// If the trust or the identity cannot be used.
     pub fn tls(&self) -> io::Result<rustls::ClientConfig> {
-        let mut tls = self.trust.client_config(self.identity.as_ref())?;
+        let mut tls = self.trust.client_config(self.identity.as_ref(), &self.offer)?;
         tls.alpn_protocols = self.protocol.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(tls)
     }

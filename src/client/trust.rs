@@ -3,9 +3,12 @@
 use std::{fmt, io, sync::Arc};
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature},
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedCipherSuite,
+    client::{
+        Resumption,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, SupportedKxGroup, WebPkiSupportedAlgorithms, verify_tls13_signature},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
 
@@ -46,9 +49,57 @@ impl fmt::Debug for Identity {
     }
 }
 
+/// What a client offers in the handshake of TLS. By default all that it has, and to resume.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Offer {
+    /// Key exchanges, by the names of RFC 8446 section 4.2.7 and its registry: `x25519`, `X25519MLKEM768`. None: all.
+    pub groups: Vec<String>,
+    /// Cipher suites, by the names of RFC 8446 appendix B.4: `TLS_AES_128_GCM_SHA256`, which QUIC cannot be
+    /// without. None: all.
+    pub suites: Vec<String>,
+    /// Each handshake is a whole one, and none goes on from an earlier session.
+    pub no_resumption: bool,
+}
+
+impl Offer {
+    fn provider(&self) -> io::Result<CryptoProvider> {
+        let mut provider = default_provider();
+        let groups = |group: &&'static dyn SupportedKxGroup| format!("{:?}", group.name());
+        // rustls has the version in the name.
+        let suites =
+            |suite: &SupportedCipherSuite| format!("{:?}", suite.suite()).replace("TLS13_", "TLS_");
+        provider.kx_groups = chosen(&self.groups, provider.kx_groups, groups)?;
+        provider.cipher_suites = chosen(&self.suites, provider.cipher_suites, suites)?;
+        Ok(provider)
+    }
+}
+
+/// Those that are named, in that order, or all.
+fn chosen<T: Copy>(
+    names: &[String],
+    all: Vec<T>,
+    name: impl Fn(&T) -> String,
+) -> io::Result<Vec<T>> {
+    if names.is_empty() {
+        return Ok(all);
+    }
+    let one = |wanted: &String| {
+        let found = all.iter().find(|each| name(each).eq_ignore_ascii_case(wanted)).copied();
+        found.ok_or_else(|| {
+            let known: Vec<_> = all.iter().map(&name).collect();
+            io::Error::other(format!("TLS has no {wanted} here, but {}", known.join(", ")))
+        })
+    };
+    names.iter().map(one).collect()
+}
+
 impl Trust {
-    pub(super) fn client_config(&self, identity: Option<&Identity>) -> io::Result<ClientConfig> {
-        let provider = Arc::new(default_provider());
+    pub(super) fn client_config(
+        &self,
+        identity: Option<&Identity>,
+        offer: &Offer,
+    ) -> io::Result<ClientConfig> {
+        let provider = Arc::new(offer.provider()?);
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(io::Error::other)?;
@@ -64,16 +115,20 @@ impl Trust {
             Self::Hashes(hashes) => Self::pinned(builder, &provider, Some(hashes.clone())),
             Self::DangerAcceptAny => Self::pinned(builder, &provider, None),
         };
-        match identity {
+        let mut config = match identity {
             Some(Identity { chain_pem, key_pem }) => {
                 let chain = CertificateDer::pem_slice_iter(chain_pem.as_bytes());
                 let chain = chain.collect::<Result<_, _>>().map_err(io::Error::other)?;
                 let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes());
                 let key = key.map_err(io::Error::other)?;
-                builder.with_client_auth_cert(chain, key).map_err(io::Error::other)
+                builder.with_client_auth_cert(chain, key).map_err(io::Error::other)?
             }
-            None => Ok(builder.with_no_client_auth()),
+            None => builder.with_no_client_auth(),
+        };
+        if offer.no_resumption {
+            config.resumption = Resumption::disabled();
         }
+        Ok(config)
     }
 
     fn pinned(
@@ -132,5 +187,30 @@ impl ServerCertVerifier for Pinned {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_offered_is_what_was_named() {
+        let offer = |groups: &[&str], suites: &[&str]| Offer {
+            groups: groups.iter().map(|&name| name.to_owned()).collect(),
+            suites: suites.iter().map(|&name| name.to_owned()).collect(),
+            no_resumption: false,
+        };
+        let provider = offer(&["x25519"], &["TLS_AES_128_GCM_SHA256"]).provider().unwrap();
+        let groups: Vec<_> = provider.kx_groups.iter().map(|group| group.name()).collect();
+        assert_eq!(groups, [rustls::NamedGroup::X25519]);
+        let suites: Vec<_> = provider.cipher_suites.iter().map(|suite| suite.suite()).collect();
+        assert_eq!(suites, [rustls::CipherSuite::TLS13_AES_128_GCM_SHA256]);
+
+        let all = Offer::default().provider().unwrap();
+        assert_eq!(all.cipher_suites, default_provider().cipher_suites);
+        for wrong in [offer(&["x25518"], &[]), offer(&[], &["TLS_AES_127_GCM_SHA256"])] {
+            assert!(wrong.provider().unwrap_err().to_string().starts_with("TLS has no"));
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::{ffi::OsString, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
 use http::{HeaderName, HeaderValue};
-use tidegate::config::parse_duration;
+use tidegate::{client::Offer, config::parse_duration};
 
 pub(crate) use self::steady::ServeArgs;
 use self::steady::{
@@ -128,6 +128,8 @@ pub(crate) struct TargetArgs {
     pub(crate) direct: Option<Url>,
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
+    #[command(flatten)]
+    pub(crate) offer: OfferArgs,
     /// The `Origin` header of each session; none unless given
     #[arg(long, value_parser = origin)]
     pub(crate) origin: Option<String>,
@@ -165,6 +167,13 @@ impl TargetArgs {
         if *insecure {
             words.push("--insecure".into());
         }
+        let OfferArgs { tls_group, tls_suite, no_resumption } = &self.offer;
+        for (flag, names) in [("--tls-group", tls_group), ("--tls-suite", tls_suite)] {
+            words.extend(names.iter().flat_map(|name| [flag.into(), name.into()]));
+        }
+        if *no_resumption {
+            words.push("--no-resumption".into());
+        }
         if let Some(origin) = &self.origin {
             words.extend(["--origin".into(), origin.into()]);
         }
@@ -192,6 +201,27 @@ pub(crate) struct TrustArgs {
     /// Believe any certificate
     #[arg(long)]
     pub(crate) insecure: bool,
+}
+
+/// What is offered in the handshake of TLS, so that servers can be compared that prefer different things.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct OfferArgs {
+    /// Offer this key exchange, x25519 or X25519MLKEM768 or another one; may be repeated [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tls_group: Vec<String>,
+    /// Offer this cipher suite, TLS_AES_128_GCM_SHA256 or another one; may be repeated [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tls_suite: Vec<String>,
+    /// Make each handshake a whole one: resume no session
+    #[arg(long)]
+    pub(crate) no_resumption: bool,
+}
+
+impl OfferArgs {
+    pub(crate) fn offer(&self) -> Offer {
+        let Self { tls_group: groups, tls_suite: suites, no_resumption } = self.clone();
+        Offer { groups, suites, no_resumption }
+    }
 }
 
 impl TrustArgs {

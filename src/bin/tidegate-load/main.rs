@@ -279,6 +279,7 @@ fn load(target: &TargetArgs, args: &LoadArgs, scenario: (&str, &[Need])) -> Resu
         Err((kind, problem)) => Args::command().error(kind, problem).exit(),
     };
     let resolved = Target::resolve(url, trust).map_err(|e| format!("cannot resolve {url}: {e}"))?;
+    let resolved = Target { offer: target.offer.offer(), ..resolved };
     let load = Load::new(resolved, request, args);
     raise_descriptor_limit(&load)?;
     Ok(load)

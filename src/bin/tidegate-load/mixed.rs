@@ -121,11 +121,13 @@ impl MixedReport {
 
 #[cfg(test)]
 mod tests {
+    use tidegate::client::Offer;
+
     use super::*;
 
     fn target() -> TargetArgs {
         let line = "tidegate-load rr --url https://localhost:4433/echo?x=1 --origin https://a.test \
-                    --token-file t --header a:1 --header a:2";
+                    --token-file t --header a:1 --header a:2 --tls-group x25519 --no-resumption";
         let hash = format!("--cert-hash {}", "0f".repeat(32));
         let words = line.split(' ').chain(hash.split(' '));
         match Args::parse_from(words).command {
@@ -148,6 +150,11 @@ mod tests {
         assert_eq!(urls, ["https://localhost:4433/echo?x=1", "https://localhost:4433/udp"]);
         for target in [&rr.steady.scenario.target, &datagram.steady.scenario.target] {
             assert_eq!(target.trust.cert_hash[0].0, [0x0f; 32]);
+            let groups = vec!["x25519".to_owned()];
+            assert_eq!(
+                target.offer.offer(),
+                Offer { groups, suites: Vec::new(), no_resumption: true }
+            );
             assert_eq!(target.origin.as_deref(), Some("https://a.test"));
             assert_eq!(target.token_file.as_deref(), Some(Path::new("t")));
             let headers = target.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes()));

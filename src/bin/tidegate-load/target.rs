@@ -10,7 +10,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose};
-use tidegate::client::Trust;
+use tidegate::client::{Offer, Trust};
 
 /// Port of a URL that names none.
 const HTTPS_PORT: u16 = 443;
@@ -189,6 +189,8 @@ pub(crate) struct Target {
     pub(crate) server_name: String,
     /// Why it is believed.
     pub(crate) trust: Trust,
+    /// What is offered in the handshake; all there is unless somebody says otherwise.
+    pub(crate) offer: Offer,
 }
 
 impl Target {
@@ -200,7 +202,14 @@ impl Target {
             .min_by_key(SocketAddr::is_ipv6)
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))?;
         let (text, server_name) = (url.text.clone(), url.host.clone());
-        Ok(Self { url: text, scheme: url.scheme, address, server_name, trust })
+        Ok(Self {
+            url: text,
+            scheme: url.scheme,
+            address,
+            server_name,
+            trust,
+            offer: Offer::default(),
+        })
     }
 
     /// The URL as reports show it: without what its query says, which may be a token.

@@ -65,6 +65,7 @@ impl Socket {
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
         };
         let mut options = Options::new(target.trust.clone());
+        options.offer = target.offer.clone();
         options.connect_timeout = load.timeout;
         // Long enough that a stalled stream is told as such before its connection is.
         options.idle_timeout = options.idle_timeout.max(load.timeout.saturating_mul(2));
