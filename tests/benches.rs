@@ -1,14 +1,16 @@
-//! The programs that the gateway is compared with (`benches/bridges`): they carry what they are given, and no
-//! cut transfer looks whole. A baseline that loses something is cheap.
+//! What the gateway is compared with, and by (`benches`). The bridges carry what they are given, and no cut transfer
+//! looks whole: a baseline that loses something is cheap. The comparison's own tests lie beside its code.
 
 #![allow(clippy::disallowed_methods, reason = "tests spawn servers of their own")]
 #![allow(clippy::disallowed_types, reason = "tests speak QUIC past the client room")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
 #![allow(clippy::duplicate_mod, reason = "each bridge is a program with the same beginning")]
-#![allow(dead_code, reason = "the bridges' own `main` is not called")]
+#![allow(dead_code, reason = "the programs' own `main` is not called")]
 
 #[path = "../benches/bridges/bare_quinn.rs"]
 mod bare_quinn;
+#[path = "../benches/compare/main.rs"]
+mod compare;
 #[path = "e2e/harness/echo.rs"]
 mod echo;
 #[path = "../benches/bridges/h3_webtransport.rs"]
