@@ -319,7 +319,7 @@ fn every_test_that_the_list_of_tests_names_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let list = include_str!("README.md");
     let mut there = BTreeSet::new();
-    for folder in ["src", "tests", "tests/e2e"] {
+    for folder in ["src", "tests", "tests/e2e", "benches/adverse"] {
         for file in sources(&root.join(folder)) {
             let path = file.strip_prefix(root.join(folder)).unwrap().with_extension("");
             let modules = path.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
