@@ -82,6 +82,14 @@ pub struct Transport {
     pub max_mtu: u16,
     /// How fast to send. Default CUBIC.
     pub congestion: Congestion,
+    /// Bytes that may be under way to a client before it has acknowledged any. Default 12,000, which is
+    /// RFC 9002's ten packets (section 7.2).
+    pub initial_window: ByteSize,
+    /// What a round trip is taken for until one was measured. Default 333 ms (RFC 9002 section 6.2.2); three
+    /// times as long a lost first packet waits to be sent again.
+    pub initial_rtt: Duration,
+    /// Packets that may pass another before that counts as lost. Default 3 (RFC 9002 section 6.1.1).
+    pub packet_threshold: u32,
     /// What clients are told of WebTransport. Default `full`.
     pub webtransport_profile: WebTransportProfile,
     /// Kernel receive buffer asked for, per socket. Default 7 MiB.
@@ -105,6 +113,9 @@ impl Default for Transport {
             initial_mtu: 1200,
             max_mtu: 1452,
             congestion: Congestion::default(),
+            initial_window: ByteSize(12_000),
+            initial_rtt: Duration::from_millis(333),
+            packet_threshold: 3,
             webtransport_profile: WebTransportProfile::default(),
             receive_buffer: ByteSize::mib(7),
             send_buffer: ByteSize::mib(7),

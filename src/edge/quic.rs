@@ -78,7 +78,9 @@ fn transport_config(settings: &Transport) -> TransportConfig {
         .datagram_receive_buffer_size(Some(settings.datagram_receive_buffer.as_usize()))
         .initial_mtu(settings.initial_mtu)
         .mtu_discovery_config(mtu_discovery(settings))
-        .congestion_controller_factory(congestion(settings.congestion));
+        .initial_rtt(settings.initial_rtt)
+        .packet_threshold(settings.packet_threshold)
+        .congestion_controller_factory(congestion(settings));
     config
 }
 
@@ -101,10 +103,58 @@ fn mtu_discovery(settings: &Transport) -> Option<MtuDiscoveryConfig> {
     })
 }
 
-fn congestion(congestion: Congestion) -> Arc<dyn ControllerFactory + Send + Sync> {
-    match congestion {
-        Congestion::Cubic => Arc::new(CubicConfig::default()),
-        Congestion::NewReno => Arc::new(NewRenoConfig::default()),
-        Congestion::Bbr => Arc::new(BbrConfig::default()),
+fn congestion(settings: &Transport) -> Arc<dyn ControllerFactory + Send + Sync> {
+    /// A controller that begins with the window of the settings.
+    macro_rules! beginning {
+        ($config:ty) => {{
+            let mut config = <$config>::default();
+            config.initial_window(settings.initial_window.0);
+            Arc::new(config)
+        }};
+    }
+    match settings.congestion {
+        Congestion::Cubic => beginning!(CubicConfig),
+        Congestion::NewReno => beginning!(NewRenoConfig),
+        Congestion::Bbr => beginning!(BbrConfig),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn each_controller_begins_with_the_window_that_was_asked_for() {
+        for algorithm in [Congestion::Cubic, Congestion::NewReno, Congestion::Bbr] {
+            for bytes in [12_000, 48_000] {
+                let settings = Transport {
+                    congestion: algorithm,
+                    initial_window: ByteSize(bytes),
+                    ..Transport::default()
+                };
+                #[allow(clippy::disallowed_methods, reason = "quinn takes the standard library's")]
+                let now = Instant::now();
+                let controller = congestion(&settings).build(now, 1200);
+                assert_eq!(controller.initial_window(), bytes, "{algorithm:?}");
+                assert_eq!(controller.window(), bytes, "{algorithm:?}");
+            }
+        }
+    }
+
+    /// quinn shows its settings and has no other way to ask for them.
+    #[test]
+    fn what_is_taken_for_lost_and_for_a_round_trip_reaches_quinn() {
+        let settings = Transport {
+            initial_rtt: Duration::from_millis(70),
+            packet_threshold: 21,
+            ..Transport::default()
+        };
+        let shown = format!("{:?}", transport_config(&settings));
+        assert!(
+            shown.contains("initial_rtt: 70ms") && shown.contains("packet_threshold: 21"),
+            "{shown}"
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, ops::RangeInclusive};
 
-use super::{DAY, Folder, HOUR, MILLISECOND, all, check_names, tls};
+use super::{DAY, Folder, HOUR, MILLISECOND, SECOND, all, check_names, tls};
 use crate::config::{
     ByteSize, CertificateFiles, CertificateSource, Listener, Transport,
     host::is_certificate_name,
@@ -145,6 +145,9 @@ fn transport(raw: &raw::Transport, problems: &mut Collector<'_>) -> Transport {
         initial_mtu: setting!(within initial_mtu in MTU),
         max_mtu: setting!(within max_mtu in MTU),
         congestion: raw.congestion.unwrap_or(default.congestion),
+        initial_window: setting!(within initial_window in INITIAL_WINDOW),
+        initial_rtt: setting!(period initial_rtt in MILLISECOND..=10 * SECOND),
+        packet_threshold: setting!(within packet_threshold in PACKET_THRESHOLD),
         webtransport_profile: raw.webtransport_profile.unwrap_or(default.webtransport_profile),
         receive_buffer: setting!(within receive_buffer in SOCKET),
         send_buffer: setting!(within send_buffer in SOCKET),
@@ -153,6 +156,12 @@ fn transport(raw: &raw::Transport, problems: &mut Collector<'_>) -> Transport {
 
 /// Below one packet nothing moves; above 1 GiB per connection the bound is none.
 const WINDOW: RangeInclusive<ByteSize> = ByteSize::kib(2)..=ByteSize::mib(1024);
+
+/// Two of the smallest packets (RFC 9002 section 7.2) to what is a burst on any path.
+const INITIAL_WINDOW: RangeInclusive<ByteSize> = ByteSize(2400)..=ByteSize::mib(1);
+
+/// Below 3, packets that only changed places would count as lost (RFC 9002 section 6.1.1).
+const PACKET_THRESHOLD: RangeInclusive<u32> = 3..=10_000;
 
 /// At least one full datagram.
 const DATAGRAMS: RangeInclusive<ByteSize> = ByteSize::kib(2)..=ByteSize::mib(64);
