@@ -312,6 +312,22 @@ fn the_service_starts_the_program_as_it_wants_to_be_started() {
     assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
 }
 
+/// Pictures are looked at where they are explained, and weigh little in a clone.
+#[test]
+fn every_plot_is_shown_in_the_readme_of_the_benches_and_is_small() {
+    let benches = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
+    let readme = fs::read_to_string(benches.join("README.md")).unwrap();
+    let files = fs::read_dir(benches.join("plots")).unwrap().map(|entry| entry.unwrap().path());
+    let plots: Vec<_> =
+        files.filter(|file| file.extension().is_some_and(|ending| ending == "svg")).collect();
+    assert!(!plots.is_empty());
+    for plot in plots {
+        let name = plot.file_name().unwrap().to_str().unwrap();
+        assert!(readme.contains(&format!("](plots/{name})")), "{name} is shown nowhere");
+        assert!(fs::metadata(&plot).unwrap().len() < 30_000, "{name} is too large");
+    }
+}
+
 /// Tests are named there as `module::test`, with modules left out that tell nothing; after the first of a file
 /// by the test alone; or as `module` (all of it).
 #[test]

@@ -280,7 +280,7 @@ fn nginx(folder: &Path) -> String {
     let mut text = format!(
         "{module}daemon off;\nmaster_process off;\npid {shown}/nginx.pid;\nerror_log stderr warn;\nevents {{}}\n\
          stream {{\nssl_certificate {shown}/fullchain.pem;\nssl_certificate_key {shown}/privkey.pem;\n\
-         ssl_protocols TLSv1.3;\ntcp_nodelay on;\nproxy_buffer_size 64k;\nproxy_half_close on;\n"
+         ssl_protocols TLSv1.3;\ntcp_nodelay on;\nproxy_buffer_size 64k;\n"
     );
     for (_, backend, port) in BACKENDS {
         text +=

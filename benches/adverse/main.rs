@@ -172,7 +172,7 @@ fn measure(args: &Args) -> io::Result<()> {
 }
 
 /// File, scenario, figure, and what stands on it.
-const PLOTS: [(&str, &str, &str, Labels<'static>); 5] = [
+const PLOTS: [(&str, &str, &str, Labels<'static>); 6] = [
     (
         "adverse-down",
         "down",
@@ -192,6 +192,16 @@ const PLOTS: [(&str, &str, &str, Labels<'static>); 5] = [
         Labels {
             title: "16 lanes, a message every 20 ms on each, 50 ms there and back",
             axis: "p99, ms",
+            logarithmic: false,
+        },
+    ),
+    (
+        "adverse-few-messages",
+        "few-messages",
+        "late_percent",
+        Labels {
+            title: "16 lanes take turns, a message every 20 ms, 50 ms there and back: what comes late",
+            axis: "% of messages after more than 100 ms",
             logarithmic: false,
         },
     ),
@@ -219,8 +229,11 @@ const PLOTS: [(&str, &str, &str, Labels<'static>); 5] = [
 
 fn draw(table: &Table, out: &std::path::Path) -> io::Result<()> {
     for (name, scenario, figure, labels) in &PLOTS {
-        let svg = plot::bars(labels, &table.figures(scenario, figure));
-        fs::write(out.join(format!("{name}.svg")), svg)?;
+        let figures = table.figures(scenario, figure);
+        // What was not measured has no picture.
+        if !figures.paths.is_empty() {
+            fs::write(out.join(format!("{name}.svg")), plot::bars(labels, &figures))?;
+        }
     }
     Ok(())
 }
