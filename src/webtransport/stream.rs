@@ -6,6 +6,7 @@
 use std::{
     future::poll_fn,
     pin::pin,
+    slice,
     sync::Arc,
     task::{Context, Poll, Wake, Waker, ready},
 };
@@ -168,10 +169,9 @@ pub(crate) async fn write(
     chunk: &mut Bytes,
 ) -> Result<(), quinn::WriteError> {
     while !chunk.is_empty() {
-        match poll_fn(|cx| poll_write(stream, flow, chunk, cx)).await? {
-            Some(written) => chunk.advance(written),
+        if !poll_fn(|cx| poll_write(stream, flow, chunk, cx)).await? {
             // Boxed, so that the many streams that never come here stay small.
-            None => Box::pin(credit(stream, flow)).await?,
+            Box::pin(credit(stream, flow)).await?;
         }
     }
     Ok(())
@@ -200,24 +200,33 @@ fn write_error(stopped: Result<Option<quinn::VarInt>, quinn::StoppedError>) -> q
     }
 }
 
-/// Writes as much of a chunk as session and stream allow now. `None`: the session allows nothing.
+/// Writes as much of a chunk as session and stream allow now, which is then gone from it. False: the session
+/// allows nothing.
 ///
 /// Credit is held only for the moment: a stream that waits for its own must not keep it from the others.
 fn poll_write(
     stream: &mut quinn::SendStream,
     flow: &Flow,
-    chunk: &Bytes,
+    chunk: &mut Bytes,
     cx: &mut Context<'_>,
-) -> Poll<Result<Option<usize>, quinn::WriteError>> {
+) -> Poll<Result<bool, quinn::WriteError>> {
     let Some(mut credit) = flow.take(Counted::Data, chunk.len() as u64) else {
-        return Poll::Ready(Ok(None));
+        return Poll::Ready(Ok(false));
     };
     let fits = usize::try_from(credit.left()).unwrap_or(usize::MAX).min(chunk.len());
-    let mut piece = [chunk.slice(..fits)];
     // Polled anew each time: quinn keeps nothing in the future but a reference.
-    let written = ready!(pin!(stream.write_chunks(&mut piece)).poll(cx))?;
+    let written = if fits == chunk.len() {
+        // As it is, and quinn takes what it has room for: a piece would be a second handle to the same bytes, and
+        // the first of those costs an allocation.
+        ready!(pin!(stream.write_chunks(slice::from_mut(chunk))).poll(cx))?
+    } else {
+        let mut piece = [chunk.slice(..fits)];
+        let written = ready!(pin!(stream.write_chunks(&mut piece)).poll(cx))?;
+        chunk.advance(written.bytes);
+        written
+    };
     credit.spend(written.bytes as u64);
-    Poll::Ready(Ok(Some(written.bytes)))
+    Poll::Ready(Ok(true))
 }
 
 impl transport::SendStream for SendStream {
