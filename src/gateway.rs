@@ -185,6 +185,7 @@ fn services(
             local: bound.address,
             lifecycle: lifecycle.clone(),
             metrics: metrics.clone(),
+            lost: metrics.unrouted_losses(),
             listener: metrics.listener(&listener.name),
         };
         Some((bound.address, Arc::new(service)))

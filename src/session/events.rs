@@ -38,7 +38,7 @@ impl<S: Session> Events<S> {
         datagrams: DatagramBridge<S::Datagrams, S::Opener>,
         lifecycle: Lifecycle,
     ) -> (Self, FirstStream<S>) {
-        let (first, stream) = FirstOnly::new(context.route().settings.opens);
+        let (first, stream) = FirstOnly::new(&context.route().settings);
         let (first, streams) = (Arc::new(first), Mutex::default());
         (Self { context, datagrams, first, lifecycle, streams }, stream)
     }

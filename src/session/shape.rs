@@ -15,7 +15,7 @@ use crate::{
         self,
         stream::{self, OpenedBy},
     },
-    config::{Opens, PushMode, StreamsMode},
+    config::{self, Opens, PushMode, StreamsMode},
     lifecycle::Lifecycle,
     reason::{Refusal, StreamEnd},
     transport::{ClientEnd, Session, SessionRequest, StreamOpener},
@@ -84,7 +84,7 @@ impl Prepared {
         if let Some(tcp) = self.own {
             match settings.opens {
                 Opens::Client => {
-                    let first = async { first.0.await.ok() };
+                    let first = async { first.0?.await.ok() };
                     stream::bridge_own(context, tcp, OpenedBy::Client, first);
                 }
                 Opens::Gateway => {
@@ -114,17 +114,18 @@ impl Prepared {
 /// A bidirectional stream: the gateway's half and the client's.
 type Pair<S> = (<S as Session>::Send, <S as Session>::Recv);
 
-/// Where a session's own connection waits for the client's first bidirectional stream.
-pub(super) struct FirstStream<S: Session>(oneshot::Receiver<Pair<S>>);
+/// Where a session's own connection waits for the client's first bidirectional stream. `None`: it does not.
+pub(super) struct FirstStream<S: Session>(Option<oneshot::Receiver<Pair<S>>>);
 
 /// Takes the client's first bidirectional stream, and refuses the others.
 pub(super) struct FirstOnly<S: Session>(Mutex<Option<oneshot::Sender<Pair<S>>>>);
 
 impl<S: Session> FirstOnly<S> {
-    /// Both ends of the way of the first stream. Where the gateway opens it, the client's are all refused.
-    pub(super) fn new(opens: Opens) -> (Self, FirstStream<S>) {
-        let (to, from) = oneshot::channel();
-        let to = (opens == Opens::Client).then_some(to);
+    /// Both ends of the way of the first stream. Where the gateway opens it, the client's are all refused;
+    /// where each stream has a connection of its own, none comes this way.
+    pub(super) fn new(route: &config::Route) -> (Self, FirstStream<S>) {
+        let is_wanted = route.streams == StreamsMode::PerSession && route.opens == Opens::Client;
+        let (to, from) = is_wanted.then(oneshot::channel).unzip();
         (Self(Mutex::new(to)), FirstStream(from))
     }
 

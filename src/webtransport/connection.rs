@@ -69,6 +69,8 @@ pub struct Service {
     pub lifecycle: Lifecycle,
     /// Where refusals are counted that no route is to blame for.
     pub metrics: Metrics,
+    /// Where datagrams are counted that were lost before they had a route.
+    pub lost: Reasons<Loss>,
     /// The listener's numbers.
     pub listener: ListenerMetrics,
 }
@@ -114,7 +116,7 @@ pub async fn serve(
             },
             service.listener.clone(),
         ),
-        lost: service.metrics.unrouted_losses(),
+        lost: service.lost.clone(),
         datagrams_read: 0,
         bidi_credit: service.initial_bidi_streams,
         seen: Seen::default(),
@@ -244,7 +246,7 @@ impl Connection {
                     self.resolving.push(Box::pin(self.requests_of.clone().resolve(resolver)));
                 }
                 Some(resolved) = self.resolving.next() => match resolved {
-                    Resolved::Session(request) => on_request(*request),
+                    Resolved::Session(request) => on_request(request),
                     Resolved::Refused(why) => self.refused(why),
                     Resolved::Answered => {}
                 },

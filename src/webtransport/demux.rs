@@ -82,13 +82,13 @@ impl Demux {
 }
 
 impl quic::Connection<Bytes> for Demux {
-    type RecvStream = RequestRecv;
+    type RecvStream = NoStream;
     type OpenStreams = Opener;
 
     fn poll_accept_recv(
         &mut self,
         _: &mut Context<'_>,
-    ) -> Poll<Result<RequestRecv, ConnectionErrorIncoming>> {
+    ) -> Poll<Result<NoStream, ConnectionErrorIncoming>> {
         Poll::Pending
     }
 
@@ -175,6 +175,30 @@ impl OpenStreams<Bytes> for Opener {
 
     fn close(&mut self, code: h3::error::Code, reason: &[u8]) {
         self.context.quic.close(codes::quic(code.value()), reason);
+    }
+}
+
+/// A unidirectional stream of the other side's, of which h3 sees none. It would have room for several on each
+/// connection.
+#[derive(Debug)]
+pub(crate) enum NoStream {}
+
+impl quic::RecvStream for NoStream {
+    type Buf = Bytes;
+
+    fn poll_data(
+        &mut self,
+        _: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
+        match *self {}
+    }
+
+    fn stop_sending(&mut self, _: u64) {
+        match *self {}
+    }
+
+    fn recv_id(&self) -> StreamId {
+        match *self {}
     }
 }
 

@@ -307,6 +307,10 @@ fn take(unread: &mut VecDeque<Bytes>, most: usize) -> Option<Bytes> {
     let piece = front.split_to(most.min(front.len()));
     if !front.has_remaining() {
         unread.pop_front();
+        if unread.is_empty() {
+            // A session's stream says nothing more for as long as it lives.
+            *unread = VecDeque::new();
+        }
     }
     Some(piece)
 }

@@ -38,7 +38,7 @@ type Stream = RequestStream<demux::RequestStream, Bytes>;
 /// What a request turned out to be.
 pub(crate) enum Resolved {
     /// A session request, for the session room to decide on.
-    Session(Box<SessionRequest>),
+    Session(SessionRequest),
     /// It was refused here, before any route was looked up.
     Refused(Refusal),
     /// Another request, or none; it has been answered.
@@ -128,7 +128,7 @@ impl Requests {
         let theirs = settings.session_credit();
         let flow = Arc::new(Flow::new(self.session_credit, theirs, self.stream_window));
         let (send, recv) = stream.split();
-        Resolved::Session(Box::new(SessionRequest {
+        Resolved::Session(SessionRequest(Box::new(Asked {
             head,
             id,
             send,
@@ -139,7 +139,7 @@ impl Requests {
             form,
             says_draft02: request.headers().contains_key("sec-webtransport-http3-draft02"),
             patience: self.patience,
-        }))
+        })))
     }
 }
 
@@ -280,7 +280,11 @@ async fn refuse<S: h3::quic::SendStream<Bytes>>(
 }
 
 /// A client's request for a WebTransport session.
-pub struct SessionRequest {
+///
+/// Boxed: tasks and futures that it goes through would have room for it long after it has gone on.
+pub struct SessionRequest(Box<Asked>);
+
+struct Asked {
     head: RequestHead,
     id: u64,
     send: RequestStream<demux::RequestSend, Bytes>,
@@ -299,19 +303,20 @@ impl transport::SessionRequest for SessionRequest {
     type Session = Session;
 
     fn head(&self) -> &RequestHead {
-        &self.head
+        &self.0.head
     }
 
     async fn gone(&mut self) -> ClientEnd {
-        let over = self.incoming.read_to_end(&self.flow).await;
+        let asked = &mut *self.0;
+        let over = asked.incoming.read_to_end(&asked.flow).await;
         if !matches!(over, Over::Ended(_)) {
-            self.incoming.break_off(&mut self.send);
+            asked.incoming.break_off(&mut asked.send);
         }
         ClientEnd::from(&over)
     }
 
     fn datagrams(&self) -> Datagrams {
-        self.datagrams.clone()
+        self.0.datagrams.clone()
     }
 
     async fn accept(
@@ -320,14 +325,14 @@ impl transport::SessionRequest for SessionRequest {
         events: Arc<dyn transport::SessionEvents<Session>>,
     ) -> Result<Session, ClientEnd> {
         let mut response = Response::builder().status(StatusCode::OK);
-        if self.says_draft02 {
+        if self.0.says_draft02 {
             response = response.header("sec-webtransport-http3-draft", "draft02");
         }
-        if let Some(value) = protocol.and_then(|chosen| protocols::answer(chosen, self.form)) {
+        if let Some(value) = protocol.and_then(|chosen| protocols::answer(chosen, self.0.form)) {
             response = response.header(protocols::CHOSEN, value);
         }
         let response = response.body(()).expect("the one value that is not fixed has been checked");
-        let Self { id, mut send, incoming, mailbox, flow, patience, .. } = self;
+        let Asked { id, mut send, incoming, mailbox, flow, patience, .. } = *self.0;
         // Streams and datagrams that came early go to the session before any that come now.
         mailbox.post(Note::Accepted(id, events, Arc::clone(&flow)));
         match timeout(patience, send.send_response(response)).await {
@@ -339,6 +344,6 @@ impl transport::SessionRequest for SessionRequest {
     }
 
     async fn refuse(self, refused: impl Into<Refused> + Send) {
-        refuse(self.send, refused, self.patience).await;
+        refuse(self.0.send, refused, self.0.patience).await;
     }
 }

@@ -188,6 +188,7 @@ fn server_with(session_credit: SessionCredit) -> Server {
         local: address,
         lifecycle: lifecycle.clone(),
         metrics: Metrics::new(),
+        lost: Metrics::new().unrouted_losses(),
         listener: Metrics::new().listener("test"),
     });
     let (tell_ends, ends) = tokio::sync::mpsc::channel(16);
