@@ -145,11 +145,11 @@ async fn datagrams(quic: &quinn::Connection, udp: SocketAddr) {
     if socket.connect(udp).await.is_err() {
         return;
     }
-    _ = socket.try_send(&first);
+    _ = socket.send(&first).await;
     let up = async {
         while let Ok(datagram) = quic.read_datagram().await {
-            // A full socket loses it.
-            _ = socket.try_send(&datagram);
+            // One that is refused is lost.
+            _ = socket.send(&datagram).await;
         }
     };
     let down = async {

@@ -23,6 +23,9 @@ const COUNTED: [&[u8]; 2] = [b"tidegate-w", super::bare::THREAD.as_bytes()];
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// Calls whose place is kept, the first ones: finding out what a backtrace means takes a millisecond.
+const MOST_SITES: usize = 2000;
+
 static CALLS: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
 static IS_ASKED: AtomicBool = AtomicBool::new(false);
@@ -67,7 +70,7 @@ pub(crate) fn counting(now: bool) {
 }
 
 /// Where the calls came from that were kept, most frequent first: how many, of how many bytes, and the
-/// functions of the gateway and of quinn that they were within, innermost first.
+/// functions that they were within, innermost first, but for those of the standard library.
 pub(crate) fn take_sites() -> Vec<(u64, usize, String)> {
     let kept = std::mem::take(&mut *SITES.lock().unwrap_or_else(PoisonError::into_inner));
     let mut sites: HashMap<String, (u64, usize)> = HashMap::new();
@@ -141,8 +144,11 @@ fn book(bytes: usize) {
     BYTES.fetch_add(bytes as u64, Relaxed);
     if IS_COUNTING.load(Relaxed) && IS_ASKED.load(Relaxed) {
         IS_BOOKING.set(true);
-        let site = (Backtrace::force_capture(), bytes);
-        SITES.lock().unwrap_or_else(PoisonError::into_inner).push(site);
+        let mut sites = SITES.lock().unwrap_or_else(PoisonError::into_inner);
+        if sites.len() < MOST_SITES {
+            sites.push((Backtrace::force_capture(), bytes));
+        }
+        drop(sites);
         IS_BOOKING.set(false);
     }
 }

@@ -284,13 +284,11 @@ async fn sites(word: &str, side: &Side) {
     for unit in Unit::ALL.into_iter().filter(|unit| unit.name().contains(word)) {
         println!("{}", unit.name());
         unit.count(side).await;
-        for (calls, bytes, site) in counter::take_sites() {
-            let times = unit.times() as f64;
-            println!(
-                "  {:.2} calls, {:.0} bytes{site}",
-                calls as f64 / times,
-                bytes as f64 / times
-            );
+        let sites = counter::take_sites();
+        let kept: u64 = sites.iter().map(|(calls, ..)| calls).sum();
+        for (calls, bytes, site) in sites {
+            let share = calls as f64 * 100.0 / kept as f64;
+            println!("  {share:.1} % of the calls, {} bytes each{site}", bytes as u64 / calls);
         }
     }
 }
