@@ -23,6 +23,7 @@ mod held;
 mod open;
 mod pace;
 mod progress;
+mod turn;
 mod up;
 
 use std::{
@@ -41,6 +42,7 @@ use self::{
     open::{Kind, OpenStream, Record},
     pace::Pace,
     progress::Progress,
+    turn::Turn,
     up::Up,
 };
 pub use self::{

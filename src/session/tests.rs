@@ -3,6 +3,7 @@
 mod datagrams;
 mod deadlines;
 mod endings;
+mod fairness;
 mod ledger;
 mod legs;
 mod life;

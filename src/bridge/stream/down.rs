@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use tracing::trace;
 
-use super::{Context, Cut, Pace, Progress, backend_broke};
+use super::{Context, Cut, Pace, Progress, Turn, backend_broke};
 use crate::{
     backend::BackendReader,
     bridge::{
@@ -43,6 +43,7 @@ pub(super) async fn pump(
     let mut stopped = pin!(send.stopped());
     let pace = Pace::new(context.rates.bytes_down.as_deref(), progress);
     let slowed = |bytes| context.metrics().down.slowed_bytes.inc_by(bytes);
+    let mut turn = Turn::default();
     let error = loop {
         let read = tokio::select! {
             biased;
@@ -70,9 +71,11 @@ pub(super) async fn pump(
         if let Err(error) = send.write(handover.chunk()).await {
             break error;
         }
+        let bytes = handover.bytes as u64;
         drop(handover);
         progress.hold(false);
         progress.move_bytes();
+        turn.carried(bytes).await;
     };
     match error {
         SendError::Lost => Err(Cut(StreamEnd::ConnectionLost)),
@@ -127,6 +130,7 @@ pub(super) async fn discard(
     progress: &Progress,
 ) -> Result<Down, Cut> {
     let mut allowed = context.pin().backend().settings().uni_discard.0;
+    let mut turn = Turn::default();
     loop {
         let read = poll_fn(|cx| with_scratch(|buffer| reader.poll_read(cx, buffer))).await;
         let bytes = read.map_err(|error| Cut(backend_broke(&error)))? as u64;
@@ -140,6 +144,7 @@ pub(super) async fn discard(
             allowed = allowed.checked_sub(bytes).ok_or(Cut(StreamEnd::UnwantedReply))?;
         }
         progress.move_bytes();
+        turn.carried(bytes).await;
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use futures_util::FutureExt;
 
-use super::{Context, Cut, Pace, Progress, backend_broke};
+use super::{Context, Cut, Pace, Progress, Turn, backend_broke};
 use crate::{
     backend::BackendWriter,
     bridge::ledger::{HalfBooks, Held},
@@ -101,6 +101,7 @@ async fn carry(
     let slowed = |bytes| context.metrics().up.slowed_bytes.inc_by(bytes);
     // An RST may come while the client says nothing, after the backend's FIN for example.
     let mut broken = pin!(writer.broken());
+    let mut turn = Turn::default();
     loop {
         // One slot while waiting: an idle stream is to be small.
         let mut first = [Bytes::new()];
@@ -114,6 +115,7 @@ async fn carry(
         }
         let [first] = first;
         books.take(first.len());
+        let before = books.delivered();
         let mut batch = send_batch(first, recv, writer, books, pace, &passed)?;
         while !batch.unsent.chunks.is_empty() {
             if batch.allowed == 0 {
@@ -137,6 +139,7 @@ async fn carry(
         if batch.last {
             return Ok(());
         }
+        turn.carried(books.delivered() - before).await;
     }
 }
 
