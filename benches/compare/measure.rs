@@ -25,6 +25,9 @@ const WARMUP: Duration = Duration::from_millis(300);
 /// Rounds in which system calls are counted: they vary less than processor time, and counting them costs some.
 const COUNTED_ROUNDS: u32 = 3;
 
+/// A server that does nothing about an operation for so long has failed, and is not waited for any longer.
+const STUCK: Duration = Duration::from_secs(3);
+
 /// A server that was on its processor for less of the time was not under full load.
 const FULL_SHARE: f64 = 0.85;
 
@@ -163,7 +166,8 @@ impl Window<'_> {
 
     fn load(&self, warmup: Duration, window: Duration) -> Result<Value, Failure> {
         let mut words: Vec<String> = self.scenario.load.iter().map(|&word| word.into()).collect();
-        for (name, duration) in [("--warmup", warmup), ("--duration", window)] {
+        for (name, duration) in [("--warmup", warmup), ("--duration", window), ("--timeout", STUCK)]
+        {
             words.extend([name.to_owned(), format!("{}ms", duration.as_millis())]);
         }
         load(self.bench, self.cpus(), &words, self.door())
@@ -268,5 +272,10 @@ pub(crate) fn error(report: &Value) -> Option<String> {
         return None;
     }
     let first = report.pointer("/errors/0").unwrap_or(&Value::Null);
-    Some(if first.is_null() { "not all was done".to_owned() } else { first.to_string() })
+    let done = &report["operations"];
+    Some(if first.is_null() {
+        format!("{} of {} operations completed", done["completed"], done["due"])
+    } else {
+        first.to_string()
+    })
 }
