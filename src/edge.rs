@@ -28,6 +28,7 @@ mod keys;
 mod listeners;
 mod probe;
 mod quic;
+mod quic_socket;
 mod runtime;
 mod sample;
 mod socket;

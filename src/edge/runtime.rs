@@ -1,4 +1,4 @@
-//! What quinn's own tasks run on: tokio, without its budget.
+//! What quinn's own tasks run on: tokio, with our sockets and without its budget.
 //!
 //! quinn's endpoint hands packets to the tasks of connections through channels without a bound, up to 2,048
 //! for each turn of its own when the kernel merges them. tokio's budget lets a task take 128 from a channel
@@ -12,7 +12,9 @@ use std::{io, pin::Pin, sync::Arc};
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
 use tokio::task::unconstrained;
 
-/// tokio, for quinn.
+use super::quic_socket::QuicSocket;
+
+/// tokio, for quinn on one thread.
 #[derive(Debug)]
 pub(super) struct Unbudgeted;
 
@@ -26,7 +28,7 @@ impl Runtime for Unbudgeted {
     }
 
     fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        TokioRuntime.wrap_udp_socket(socket)
+        Ok(QuicSocket::new(socket)?)
     }
 
     fn now(&self) -> std::time::Instant {
