@@ -24,6 +24,9 @@ pub(super) async fn race<T, F>(
 where
     F: Future<Output = Result<T, DialError>>,
 {
+    if let [only] = addresses {
+        return attempt(*only).await;
+    }
     let mut waiting = alternate(addresses);
     let mut attempts = FuturesUnordered::new();
     let mut last = DialError::Unresolved;

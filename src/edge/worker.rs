@@ -140,7 +140,9 @@ where
     }
 
     fn run(mut self, started: Started, latch: Latch, stopped: oneshot::Receiver<()>) {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        // No signals and no children of the process: both would be looked after in each turn.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+        let runtime = match runtime {
             Ok(runtime) => runtime,
             // Here and below nobody listens only if the start of another worker has failed already.
             Err(error) => {
