@@ -12,8 +12,10 @@ pub(crate) mod memory;
 
 use std::{
     fmt,
+    future::poll_fn,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, SystemTime},
 };
 
@@ -341,11 +343,20 @@ pub enum ClientEnd {
 pub trait RecvStream: Send + 'static {
     /// Reads what is there, at least one chunk, at most `chunks.len()`. `None`: the client finished.
     ///
-    /// The chunks are the transport's own buffers, not copies. Cancel-safe.
+    /// The chunks are the transport's own buffers, not copies.
+    fn poll_read_chunks(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunks: &mut [Bytes],
+    ) -> Poll<Result<Option<usize>, RecvError>>;
+
+    /// Waits until there is something to read, and reads it. Cancel-safe.
     fn read_chunks(
         &mut self,
         chunks: &mut [Bytes],
-    ) -> impl Future<Output = Result<Option<usize>, RecvError>> + Send;
+    ) -> impl Future<Output = Result<Option<usize>, RecvError>> + Send {
+        poll_fn(move |cx| self.poll_read_chunks(cx, chunks))
+    }
 
     /// Waits for the end of the stream by a reset, while nobody reads. Never resolves when the client
     /// has finished. Cancel-safe.

@@ -141,7 +141,8 @@ where
 
     fn run(mut self, started: Started, latch: Latch, stopped: oneshot::Receiver<()>) {
         // No signals and no children of the process: both would be looked after in each turn.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
         let runtime = match runtime {
             Ok(runtime) => runtime,
             // Here and below nobody listens only if the start of another worker has failed already.

@@ -12,6 +12,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -39,9 +40,15 @@ pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
 struct Shared<T> {
     state: Mutex<T>,
     changed: Notify,
+    /// Who [polls](Self::poll).
+    polling: Mutex<Vec<Waker>>,
 }
 
 impl<T> Shared<T> {
+    fn new(state: T) -> Self {
+        Self { state: Mutex::new(state), changed: Notify::new(), polling: Mutex::default() }
+    }
+
     fn look(&self) -> MutexGuard<'_, T> {
         // A panic that a test wants must not become another one in a destructor.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -49,8 +56,32 @@ impl<T> Shared<T> {
 
     fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         let result = change(&mut self.look());
-        self.changed.notify_waiters();
+        self.tell();
         result
+    }
+
+    fn tell(&self) {
+        self.changed.notify_waiters();
+        let polling = std::mem::take(&mut *self.wakers());
+        polling.into_iter().for_each(Waker::wake);
+    }
+
+    fn wakers(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.polling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Self::wait`] does, for who keeps no future.
+    fn poll<R>(&self, cx: &Context<'_>, ready: impl FnOnce(&mut T) -> Option<R>) -> Poll<R> {
+        // Before the look, so that no change between the two is missed.
+        self.wakers().push(cx.waker().clone());
+        let found = ready(&mut self.look());
+        match found {
+            Some(found) => {
+                self.tell();
+                Poll::Ready(found)
+            }
+            None => Poll::Pending,
+        }
     }
 
     /// Waits until `ready` gives something, and tells the other end, since what is given may be taken.
@@ -62,7 +93,7 @@ impl<T> Shared<T> {
             changed.as_mut().enable();
             let found = ready(&mut self.look());
             if let Some(found) = found {
-                self.changed.notify_waiters();
+                self.tell();
                 return found;
             }
             changed.await;
@@ -333,7 +364,7 @@ impl MemoryClient {
             tls: None,
         };
         let datagrams = DatagramState { queue: VecDeque::new(), room: 64, max_payload: Some(1200) };
-        let datagrams = Shared { state: Mutex::new(datagrams), changed: Notify::new() };
+        let datagrams = Shared::new(datagrams);
         let client = Self {
             session: Arc::default(),
             datagrams: MemoryDatagrams(Arc::new(datagrams)),

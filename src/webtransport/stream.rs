@@ -64,14 +64,20 @@ impl RecvStream {
     }
 
     /// Reads what is there, as the trait says, but for the account.
-    async fn read(&mut self, chunks: &mut [Bytes]) -> Result<Option<usize>, RecvError> {
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunks: &mut [Bytes],
+    ) -> Poll<Result<Option<usize>, RecvError>> {
         if !self.first.is_empty()
             && let Some(chunk) = chunks.first_mut()
         {
             *chunk = std::mem::take(&mut self.first);
-            return Ok(Some(1));
+            return Poll::Ready(Ok(Some(1)));
         }
-        match self.stream.read_chunks(chunks).await {
+        // Polled anew each time: quinn keeps nothing in the future but references.
+        let read = ready!(pin!(self.stream.read_chunks(chunks)).poll(cx));
+        Poll::Ready(match read {
             Ok(Some(n)) => Ok(Some(n)),
             Ok(None) => {
                 self.ended = true;
@@ -83,17 +89,21 @@ impl RecvStream {
                 Err(RecvError::Reset(codes::from_http3(code.into())))
             }
             Err(_) => Err(RecvError::Lost),
-        }
+        })
     }
 }
 
 impl transport::RecvStream for RecvStream {
-    async fn read_chunks(&mut self, chunks: &mut [Bytes]) -> Result<Option<usize>, RecvError> {
-        let read = self.read(chunks).await?;
+    fn poll_read_chunks(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunks: &mut [Bytes],
+    ) -> Poll<Result<Option<usize>, RecvError>> {
+        let read = ready!(self.poll_read(cx, chunks))?;
         if let Some(chunks) = read.and_then(|n| chunks.get(..n)) {
             self.flow.received(chunks.iter().map(|chunk| chunk.len() as u64).sum());
         }
-        Ok(read)
+        Poll::Ready(Ok(read))
     }
 
     async fn lost(&mut self) -> RecvError {

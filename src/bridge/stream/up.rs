@@ -8,13 +8,15 @@
 //! kernel sets it when the RST came after the backend's FIN, so the end of file is a true one.
 
 use std::{
+    cell::RefCell,
+    future::poll_fn,
     io::{self, IoSlice},
     mem,
     pin::pin,
+    task::{Context as TaskContext, Poll, ready},
 };
 
 use bytes::{Buf, Bytes};
-use futures_util::FutureExt;
 
 use super::{Context, Cut, Pace, Progress, Turn, backend_broke};
 use crate::{
@@ -103,20 +105,14 @@ async fn carry(
     let mut broken = pin!(writer.broken());
     let mut turn = Turn::default();
     loop {
-        // One slot while waiting: an idle stream is to be small.
-        let mut first = [Bytes::new()];
-        let read = tokio::select! {
+        let before = books.delivered();
+        let batch = poll_fn(|cx| poll_batch(recv, writer, books, pace, &passed, cx));
+        let batch = tokio::select! {
             biased;
             error = &mut broken => return Err(error.into()),
-            read = recv.read_chunks(&mut first) => read?,
+            batch = batch => batch?,
         };
-        if read.is_none() {
-            return Ok(());
-        }
-        let [first] = first;
-        books.take(first.len());
-        let before = books.delivered();
-        let mut batch = send_batch(first, recv, writer, books, pace, &passed)?;
+        let Some(mut batch) = batch else { return Ok(()) };
         while !batch.unsent.chunks.is_empty() {
             if batch.allowed == 0 {
                 let wanted = batch.unsent.chunks.iter().map(Bytes::len).sum();
@@ -136,9 +132,6 @@ async fn carry(
             let sent = send_now(&mut batch.unsent.chunks, &mut batch.allowed, writer, &passed)?;
             batch.unsent.chunks.drain(..sent);
         }
-        if batch.last {
-            return Ok(());
-        }
         turn.carried(books.delivered() - before).await;
     }
 }
@@ -148,37 +141,52 @@ struct Batch<'a> {
     unsent: Held<'a, Vec<Bytes>>,
     /// Bytes whose turn it is.
     allowed: usize,
-    /// Whether the client's FIN follows.
-    last: bool,
 }
 
 /// Chunks that go out with one system call.
 const BATCH: usize = 32;
 
-/// Takes what else has arrived behind `first`, and writes as much as goes.
-fn send_batch<'a>(
-    first: Bytes,
+thread_local! {
+    /// Lent for one read, so that a waiting bridge has no room for chunks of its own.
+    static CHUNKS: RefCell<[Bytes; BATCH]> = const { RefCell::new([const { Bytes::new() }; BATCH]) };
+}
+
+/// Takes what has arrived, and writes as much of it as goes. `None`: the client's FIN.
+fn poll_batch<'a>(
     recv: &mut impl RecvStream,
     writer: &BackendWriter<'_>,
     books: &'a HalfBooks,
     pace: Pace<'_>,
     passed: &impl Fn(usize),
+    cx: &mut TaskContext<'_>,
+) -> Poll<Result<Option<Batch<'a>>, Failure>> {
+    CHUNKS.with_borrow_mut(|chunks| {
+        let Some(read) = ready!(recv.poll_read_chunks(cx, chunks))? else {
+            return Poll::Ready(Ok(None));
+        };
+        let chunks = &mut chunks[..read];
+        let batch = send_batch(chunks, writer, books, pace, passed);
+        // Empty chunks too hold on to the packets that they came in.
+        chunks.fill_with(Bytes::new);
+        Poll::Ready(batch.map(Some))
+    })
+}
+
+/// Writes as much as goes of chunks that were just read, and keeps the rest.
+fn send_batch<'a>(
+    chunks: &mut [Bytes],
+    writer: &BackendWriter<'_>,
+    books: &'a HalfBooks,
+    pace: Pace<'_>,
+    passed: &impl Fn(usize),
 ) -> Result<Batch<'a>, Failure> {
-    let mut held: Held<'_, [Bytes; BATCH]> = Held::new(Default::default(), books);
-    let chunks = &mut held.chunks;
-    chunks[0] = first;
-    let (filled, last) = match recv.read_chunks(&mut chunks[1..]).now_or_never() {
-        None => (1, false),
-        Some(Ok(Some(more))) => (1 + more, false),
-        Some(Ok(None)) => (1, true),
-        Some(Err(lost)) => return Err(lost.into()),
-    };
-    let chunks = &mut chunks[..filled];
-    books.take(chunks[1..].iter().map(Bytes::len).sum());
-    let mut allowed = pace.now(chunks.iter().map(Bytes::len).sum());
-    let sent = send_now(chunks, &mut allowed, writer, passed)?;
-    let unsent = chunks[sent..].iter_mut().map(mem::take).collect();
-    Ok(Batch { unsent: Held::new(unsent, books), allowed, last })
+    let held = Held::new(chunks, books);
+    let bytes = held.chunks.iter().map(Bytes::len).sum();
+    books.take(bytes);
+    let mut allowed = pace.now(bytes);
+    let sent = send_now(held.chunks, &mut allowed, writer, passed)?;
+    let unsent = held.chunks[sent..].iter_mut().map(mem::take).collect();
+    Ok(Batch { unsent: Held::new(unsent, books), allowed })
 }
 
 /// Writes until everything is gone, as much as is allowed is, or the kernel is full. Returns how many chunks are

@@ -2,11 +2,11 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex},
+    sync::Arc,
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use tokio::sync::Notify;
 
 use super::{Shared, soon};
 use crate::transport::{RecvError, RecvStream, SendError, SendStream};
@@ -34,21 +34,18 @@ pub(super) struct Pipe {
 pub(super) type SharedPipe = Arc<Shared<Pipe>>;
 
 pub(super) fn pipe(credit: usize) -> SharedPipe {
-    Arc::new(Shared {
-        state: Mutex::new(Pipe {
-            chunks: VecDeque::new(),
-            held: 0,
-            credit,
-            finished: false,
-            reset: None,
-            stopped: None,
-            abandoned: false,
-            lost: false,
-            poisoned: false,
-            blocked: false,
-        }),
-        changed: Notify::new(),
-    })
+    Arc::new(Shared::new(Pipe {
+        chunks: VecDeque::new(),
+        held: 0,
+        credit,
+        finished: false,
+        reset: None,
+        stopped: None,
+        abandoned: false,
+        lost: false,
+        poisoned: false,
+        blocked: false,
+    }))
 }
 
 impl Pipe {
@@ -186,13 +183,15 @@ impl Drop for MemorySend {
 pub(crate) struct MemoryRecv(pub(super) SharedPipe);
 
 impl RecvStream for MemoryRecv {
-    async fn read_chunks(&mut self, chunks: &mut [Bytes]) -> Result<Option<usize>, RecvError> {
-        self.0
-            .wait(|pipe| {
-                pipe.check_poison();
-                pipe.take(chunks)
-            })
-            .await
+    fn poll_read_chunks(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunks: &mut [Bytes],
+    ) -> Poll<Result<Option<usize>, RecvError>> {
+        self.0.poll(cx, |pipe| {
+            pipe.check_poison();
+            pipe.take(chunks)
+        })
     }
 
     async fn lost(&mut self) -> RecvError {
