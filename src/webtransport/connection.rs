@@ -114,9 +114,8 @@ pub async fn serve(
                 datagrams: service.early_datagrams,
                 patience: service.timeouts.early,
             },
-            service.listener.clone(),
+            service.listener.early_streams_rejected.clone(),
         ),
-        lost: service.lost.clone(),
         datagrams_read: 0,
         bidi_credit: service.initial_bidi_streams,
         seen: Seen::default(),
@@ -172,7 +171,6 @@ struct Connection {
     /// To h3.
     requests: Queue<RequestStream>,
     registry: Registry,
-    lost: Reasons<Loss>,
     datagrams_read: u64,
     bidi_credit: u64,
     seen: Seen,
@@ -260,7 +258,7 @@ impl Connection {
                     let now = Instant::now();
                     self.bidi_gate.tell_time(now);
                     self.uni_gate.tell_time(now);
-                    self.lost.add(Loss::Early, self.registry.expire(now));
+                    self.service.lost.add(Loss::Early, self.registry.expire(now));
                     if [self.idle_until, self.dead_at].into_iter().flatten().any(|at| at <= now) {
                         return self.close(error::H3_NO_ERROR, b"");
                     }
@@ -380,8 +378,8 @@ impl Connection {
         }
         match self.registry.datagrams(session, payloads) {
             DatagramsFate::Kept => {}
-            DatagramsFate::Early(lost) => self.lost.add(Loss::Early, lost),
-            DatagramsFate::Gone => self.lost.add(Loss::SessionEnded, payloads.len() as u64),
+            DatagramsFate::Early(lost) => self.service.lost.add(Loss::Early, lost),
+            DatagramsFate::Gone => self.service.lost.add(Loss::SessionEnded, payloads.len() as u64),
         }
         together.clear();
     }
@@ -390,12 +388,12 @@ impl Connection {
     /// all that came.
     fn count_overflow(&self) {
         let came = self.context.quic.stats().frame_rx.datagram;
-        self.lost.add(Loss::ReceiveOverflow, came.saturating_sub(self.datagrams_read));
+        self.service.lost.add(Loss::ReceiveOverflow, came.saturating_sub(self.datagrams_read));
     }
 
     /// Counts the datagrams that still wait for a session, which will not come any more.
     fn count_waiting(&self) {
-        self.lost.add(Loss::Early, self.registry.waiting_datagrams());
+        self.service.lost.add(Loss::Early, self.registry.waiting_datagrams());
     }
 
     fn refused(&self, why: Refusal) {

@@ -21,7 +21,7 @@ use super::{
     head::Opened,
     stream::{RecvStream, SendStream},
 };
-use crate::metrics::ListenerMetrics;
+use crate::metrics::Counter;
 
 /// What takes a session's streams and datagrams: see [`crate::transport::SessionEvents`].
 pub(crate) type Events = Arc<dyn crate::transport::SessionEvents<super::session::Session>>;
@@ -48,7 +48,8 @@ pub(crate) struct Registry {
     /// The last requests that did not become sessions, oldest first.
     others: VecDeque<u64>,
     limits: EarlyLimits,
-    metrics: ListenerMetrics,
+    /// Counts streams of sessions to come that were reset.
+    rejected: Counter,
     streams: VecDeque<Early<Opened>>,
     datagrams: VecDeque<Early<Bytes>>,
 }
@@ -95,14 +96,14 @@ pub(crate) enum DatagramsFate {
 }
 
 impl Registry {
-    pub(crate) fn new(limits: EarlyLimits, metrics: ListenerMetrics) -> Self {
+    pub(crate) fn new(limits: EarlyLimits, rejected: Counter) -> Self {
         Self {
             live: HashMap::new(),
             undecided: HashMap::new(),
             next_stream: 0,
             others: VecDeque::new(),
             limits,
-            metrics,
+            rejected,
             streams: VecDeque::new(),
             datagrams: VecDeque::new(),
         }
@@ -184,7 +185,7 @@ impl Registry {
                         None => rejected.uni += 1,
                     }
                 }
-                self.metrics.early_streams_rejected.inc();
+                self.rejected.inc();
                 refuse(opened, error::WT_BUFFERED_STREAM_REJECTED);
             }
             Standing::Coming => {
@@ -235,7 +236,7 @@ impl Registry {
             if !is_over(early.session, early.until) {
                 i += 1;
             } else if let Some(early) = self.streams.remove(i) {
-                self.metrics.early_streams_rejected.inc();
+                self.rejected.inc();
                 refuse(early.what, error::WT_BUFFERED_STREAM_REJECTED);
             }
         }

@@ -26,6 +26,9 @@ const KEPT_BYTES: usize = 64 << 10;
 /// non-blocking.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
+/// How long what comes right behind a line is waited for: waking the writer for each costs more than writing it.
+const GATHER_TIME: Duration = Duration::from_millis(5);
+
 /// Where lines wait. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Queue(Arc<Shared>);
@@ -42,8 +45,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Lines {
     waiting: Vec<u8>,
-    /// Whether the writer has something in its hands.
-    is_writing: bool,
+    /// Whether the writer is awake, and looks again by itself.
+    is_awake: bool,
     /// Lines that were dropped behind those that wait.
     dropped: u64,
     counted: Counted,
@@ -97,7 +100,7 @@ impl Queue {
 
     /// Waits until everything is written, but not for longer than this. Whether it is.
     pub(super) fn flush(&self, patience: Duration) -> bool {
-        let is_busy = |lines: &mut Lines| lines.is_writing || !lines.waiting.is_empty();
+        let is_busy = |lines: &mut Lines| lines.is_awake || !lines.waiting.is_empty();
         let waited = self.0.empty.wait_timeout_while(self.lines(), patience, is_busy);
         let (_lines, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         !timeout.timed_out()
@@ -112,7 +115,7 @@ impl Queue {
         }
         lines.waiting.extend_from_slice(line);
         // A writer that is busy looks again by itself, and waking somebody is a system call.
-        if !lines.is_writing {
+        if !lines.is_awake {
             self.0.more.notify_one();
         }
     }
@@ -138,15 +141,18 @@ impl Queue {
     /// Waits for lines and takes all. Yields how many are missing behind them.
     fn next(&self, batch: &mut Vec<u8>) -> u64 {
         let mut lines = self.lines();
-        lines.is_writing = false;
+        lines.is_awake = false;
         if lines.waiting.is_empty() {
             self.0.empty.notify_all();
         }
         let is_idle = |lines: &mut Lines| lines.waiting.is_empty();
         let waited = self.0.more.wait_while(lines, is_idle);
         let mut lines = waited.unwrap_or_else(PoisonError::into_inner);
+        lines.is_awake = true;
+        drop(lines);
+        thread::sleep(GATHER_TIME);
+        let mut lines = self.lines();
         mem::swap(batch, &mut lines.waiting);
-        lines.is_writing = true;
         mem::take(&mut lines.dropped)
     }
 
@@ -257,7 +263,7 @@ mod tests {
     fn nobody_waits_for_a_reader_that_does_not_read_and_what_is_dropped_is_told_in_its_place() {
         let (queue, Reader { permit, written }) = slow();
         say(&queue, "first\n");
-        while !queue.lines().is_writing {
+        while !queue.lines().waiting.is_empty() {
             thread::yield_now();
         }
         let (line, most) = ("x".repeat(1023) + "\n", MOST_BYTES / 1024);
