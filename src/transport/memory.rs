@@ -72,16 +72,15 @@ impl<T> Shared<T> {
 
     /// As [`Self::wait`] does, for who keeps no future.
     fn poll<R>(&self, cx: &Context<'_>, ready: impl FnOnce(&mut T) -> Option<R>) -> Poll<R> {
-        // Before the look, so that no change between the two is missed.
-        self.wakers().push(cx.waker().clone());
-        let found = ready(&mut self.look());
-        match found {
-            Some(found) => {
-                self.tell();
-                Poll::Ready(found)
-            }
-            None => Poll::Pending,
-        }
+        let mut state = self.look();
+        let Some(found) = ready(&mut state) else {
+            // Before anybody else has the state, so that no change between the two is missed.
+            self.wakers().push(cx.waker().clone());
+            return Poll::Pending;
+        };
+        drop(state);
+        self.tell();
+        Poll::Ready(found)
     }
 
     /// Waits until `ready` gives something, and tells the other end, since what is given may be taken.
