@@ -1,4 +1,4 @@
-//! Histograms of times, counted as [`super::counter`] counts.
+//! Histograms of times, counted as [`mod@super::counter`] counts.
 
 use std::{sync::Arc, time::Duration};
 
