@@ -51,7 +51,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering, fence},
     },
     time::Duration,
 };
@@ -100,7 +100,7 @@ impl Backends {
     ///
     /// A backend that `previous` has too, with the same settings, is the same one. Endpoints and members
     /// that `previous` has too are taken over with all that is known of them: sessions, health,
-    /// ejections, drains. Nothing changes for those that serve until [`Self::take_over`].
+    /// ejections, drains. Nothing changes for those that serve until [`Self::open`].
     pub fn new(
         settings: &BTreeMap<String, Arc<config::Backend>>,
         metrics: &Metrics,
@@ -230,7 +230,23 @@ impl Backend {
 
     /// The best live member by the policy, of those that were not tried.
     fn choose(&self, request: u64, tried: &[Arc<Member>]) -> Option<Arc<Member>> {
-        let roster = self.roster.load();
+        loop {
+            let roster = self.roster.load();
+            let chosen = self.choose_from(&roster, request, tried);
+            // Pairs with the fence of `settle`: whoever finds what the old roster has to be gone sees the new.
+            fence(Ordering::Acquire);
+            if chosen.is_some() || std::ptr::eq(&**roster, &**self.roster.load()) {
+                return chosen;
+            }
+        }
+    }
+
+    fn choose_from(
+        &self,
+        roster: &Roster,
+        request: u64,
+        tried: &[Arc<Member>],
+    ) -> Option<Arc<Member>> {
         let seats = roster.0.iter().enumerate();
         let is_open = |member: &Arc<Member>| {
             member.is_live() && !tried.iter().any(|tried| Arc::ptr_eq(tried, member))

@@ -22,7 +22,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering, fence},
     },
     time::{Duration, SystemTime},
 };
@@ -124,6 +124,8 @@ impl SessionContext {
         self.limits.change(sessions);
         let tables = Arc::new(tables);
         self.tables.store(Arc::clone(&tables));
+        // What is drained and retired from here on may be what a request sees that still goes by the old ones.
+        fence(Ordering::Release);
         self.limits.forget(|name| tables.routes.has(name));
         if !tables.end_removed {
             return 0;
@@ -149,7 +151,30 @@ impl SessionContext {
         head: &RequestHead,
         watch: &mut dyn FnMut(Decision<'_>),
     ) -> Result<Admission, (Option<Arc<Route>>, Refused)> {
-        let tables = self.tables.load();
+        let mut rate = None;
+        loop {
+            let tables = self.tables.load();
+            let decided = self.admit_by(&tables, &mut rate, head, watch);
+            let is_unavailable = |why: &Refused| why.why == Refusal::BackendUnavailable;
+            if !decided.as_ref().is_err_and(|(_route, why)| is_unavailable(why)) {
+                return decided;
+            }
+            // If a reload has come between, what it has taken away is not for this one to find missing.
+            fence(Ordering::Acquire);
+            if Arc::ptr_eq(&tables, &self.tables.load()) {
+                return decided;
+            }
+        }
+    }
+
+    /// The same by these tables. `rate` is what the client's rate said, which is asked once.
+    fn admit_by(
+        &self,
+        tables: &Tables,
+        rate: &mut Option<Result<(), Refused>>,
+        head: &RequestHead,
+        watch: &mut dyn FnMut(Decision<'_>),
+    ) -> Result<Admission, (Option<Arc<Route>>, Refused)> {
         let found = tables.routes.approach(head, &mut |step| watch(Decision::Route(step)));
         if self.lifecycle.is_draining() {
             let route =
@@ -160,8 +185,10 @@ impl SessionContext {
         let refused = |why: Refused| (Some(Arc::clone(found.route)), why);
 
         // Before the credential: guesses count, and nobody has more signatures checked than this.
-        let wait = self.clients.request(head.client.ip(), Instant::now());
-        let rate = wait.map_err(|wait| Refused::for_time(Refusal::ClientSessionRate, wait));
+        let rate = *rate.get_or_insert_with(|| {
+            let wait = self.clients.request(head.client.ip(), Instant::now());
+            wait.map_err(|wait| Refused::for_time(Refusal::ClientSessionRate, wait))
+        });
         watch(Decision::Rate(rate));
         rate.map_err(refused)?;
 

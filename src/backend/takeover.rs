@@ -1,8 +1,9 @@
 //! From one configuration's backends to another's, while sessions live.
 //!
 //! First the new ones are made and learn what they need ([`Backends::new`], [`Backends::learn`]): that may
-//! take time, may be given up, and changes nothing for those that serve. Then new sessions are sent to them,
-//! and at once after that they take over ([`Backends::take_over`]), which does not wait.
+//! take time, may be given up, and changes nothing for those that serve. What follows does not wait: what they have
+//! shut is opened ([`Backends::open`]), new sessions are sent to them, and they take over
+//! ([`Backends::take_over`]), which is when anything is shut.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,9 +29,17 @@ impl Backends {
         join_all(new.map(|backend| backend.learn())).await;
     }
 
-    /// Comes in the place of `previous`: drains and resumes endpoints as the configuration says, and tells
-    /// sessions whose endpoint has gone. To be called when new sessions go to these already, so that none
-    /// finds the endpoints of neither.
+    /// Opens what these use and `previous` does not: endpoints that are drained no longer and members that are
+    /// back. To be called just before new sessions are sent here, so that none comes to closed doors.
+    pub fn open(&self, previous: &Self) {
+        for backend in self.0.values().filter(|backend| !previous.has(backend)) {
+            backend.open(previous.get(backend.name()));
+        }
+    }
+
+    /// Comes in the place of `previous`: drains endpoints as the configuration says, and tells
+    /// sessions whose endpoint has gone. To be called after [`Self::open`], when new sessions go to these
+    /// already, so that none finds the endpoints of neither.
     pub fn take_over(&self, previous: &Self) {
         let now = Instant::now();
         for backend in self.0.values().filter(|backend| !previous.has(backend)) {
@@ -75,20 +84,32 @@ impl Backend {
         self.roster.store(Arc::new(Roster(seats.into_iter().map(|(seat, _)| seat).collect())));
     }
 
-    fn take_over(&self, previous: Option<&Arc<Self>>, now: Instant) {
+    fn open(&self, previous: Option<&Arc<Self>>) {
+        self.drain_as_configured(previous, false);
+        if self.settings.health.check == Check::Off {
+            self.members().iter().for_each(|member| member.is_unchecked());
+        }
+        for seat in &self.roster.load().0 {
+            seat.member.is_given(&seat.member.addresses());
+        }
+    }
+
+    /// Resumes or drains the endpoints of which the settings say so, and said another thing before. The last
+    /// word counts: what an operator has said since stays until the file says another thing.
+    fn drain_as_configured(&self, previous: Option<&Arc<Self>>, draining: bool) {
         let drained_before = |name: &str| {
             let endpoints = &previous?.settings.endpoints;
             endpoints.iter().find(|before| before.name == name).map(|before| before.draining)
         };
-        for endpoint in &self.settings.endpoints {
-            // The last word counts: what an operator has said since stays until the file says another thing.
-            if drained_before(&endpoint.name).is_some_and(|before| before != endpoint.draining) {
-                self.set_draining_of(&endpoint.name, endpoint.draining);
+        for endpoint in self.settings.endpoints.iter().filter(|new| new.draining == draining) {
+            if drained_before(&endpoint.name) == Some(!draining) {
+                self.set_draining_of(&endpoint.name, draining);
             }
         }
-        if self.settings.health.check == Check::Off {
-            self.members().iter().for_each(|member| member.is_unchecked());
-        }
+    }
+
+    fn take_over(&self, previous: Option<&Arc<Self>>, now: Instant) {
+        self.drain_as_configured(previous, true);
         self.settle(now);
         if let Some(previous) = previous {
             self.tell_the_moved(previous);

@@ -5,7 +5,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
     time::Duration,
 };
 
@@ -146,11 +149,13 @@ impl Backend {
                 "An address of an endpoint is gone: no new session goes there.",
             );
         }
-        known.absent = self.absent(left, now);
         let roster = Roster(seats.into_iter().map(|(seat, _)| seat).collect());
         let is_new = roster.0.len() != before.0.len()
             || roster.0.iter().any(|seat| !before.has(&seat.member));
         self.roster.store(Arc::new(roster));
+        // Whoever finds none of the old ones live is to see the new ones.
+        fence(Ordering::Release);
+        known.absent = self.absent(left, now);
         drop(known);
         if is_new {
             lock(&self.turns).restart();

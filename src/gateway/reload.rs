@@ -188,6 +188,7 @@ impl Live {
             backends: Arc::clone(&backends),
             end_removed: config.reload.end_removed,
         };
+        backends.open(&before.backends);
         let ended = self.context.replace_tables(tables, config.limits.sessions);
         backends.take_over(&before.backends);
         self.keeper.keep(&backends);

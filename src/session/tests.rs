@@ -11,6 +11,7 @@ mod per_session;
 mod push;
 mod rates;
 mod registry;
+mod reload;
 mod shown;
 mod streams;
 mod support;

@@ -202,3 +202,23 @@ async fn tending_resolves_again_and_stops_with_the_drain() {
     lifecycle.begin_drain();
     lifecycle.all_tasks_ended().await;
 }
+
+/// Sessions are given away by the workers while the control side takes an answer over.
+#[tokio::test]
+async fn a_session_that_comes_while_an_answer_changes_finds_an_address() {
+    let names = Arc::new(Names::default());
+    let backend = named(&names, 1);
+    names.set("a", &["127.0.0.1"]);
+    backend.resolve().await;
+    let picks = {
+        let backend = Arc::clone(&backend);
+        std::thread::spawn(move || (0..100_000).filter(|_| backend.pick(&NOBODY).is_some()).count())
+    };
+    let mut last = 1;
+    while !picks.is_finished() {
+        last = 3 - last;
+        names.set("a", &[&format!("127.0.0.{last}")]);
+        backend.resolve().await;
+    }
+    assert_eq!(picks.join().unwrap(), 100_000);
+}

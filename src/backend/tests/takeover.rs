@@ -16,6 +16,12 @@ fn all(settings: config::Backend, previous: Option<&Backends>) -> Backends {
     Backends::new(&all, &Metrics::new(), &no_resolver(), previous)
 }
 
+/// As a reload does it.
+fn replace(before: &Backends, after: &Backends) {
+    after.open(before);
+    after.take_over(before);
+}
+
 fn three() -> config::Backend {
     settings(&["127.0.0.1:1", "127.0.0.2:1", "127.0.0.3:1"].map(|a| a.parse().unwrap()))
 }
@@ -35,7 +41,7 @@ async fn sessions_health_ejections_and_drains_survive() {
     settings.balance = Balance::LeastSessions;
     settings.health.check = Check::Tcp { send: Payload::default(), expect: Payload::default() };
     let after = all(settings, Some(&before));
-    after.take_over(&before);
+    replace(&before, &after);
     let new = named(&after);
 
     let states: Vec<_> = members(&new).iter().map(|member| member.state().word()).collect();
@@ -67,7 +73,7 @@ async fn sessions_of_an_endpoint_that_is_no_longer_configured_are_told() {
     let mut settings = three();
     settings.endpoints.remove(0);
     let after = all(settings, Some(&before));
-    after.take_over(&before);
+    replace(&before, &after);
 
     assert!(now(gone.leaving()).is_some());
     assert!(now(stays.leaving()).is_none());
@@ -98,7 +104,7 @@ async fn sessions_of_a_backend_that_is_no_longer_configured_are_told() {
     let nothing = Backends::new(&BTreeMap::new(), &Metrics::new(), &no_resolver(), Some(&before));
     assert!(now(pin.leaving()).is_none());
 
-    nothing.take_over(&before);
+    replace(&before, &nothing);
     assert!(now(pin.leaving()).is_some());
     // What its last check says does not bring it back.
     member(&named(&before), 0).checked(&Health::default(), CheckResult::Passed, Instant::now());
@@ -118,7 +124,7 @@ async fn another_port_is_another_server() {
     let before = all(settings(&["127.0.0.1:1".parse().unwrap()]), None);
     let pin = named(&before).pick(&NOBODY).unwrap();
     let after = all(settings(&["127.0.0.1:2".parse().unwrap()]), Some(&before));
-    after.take_over(&before);
+    replace(&before, &after);
 
     assert!(now(pin.leaving()).is_some());
     assert_eq!(pin.member().addresses().to_string(), "tcp 127.0.0.1:1");
@@ -128,7 +134,7 @@ async fn another_port_is_another_server() {
 
     // It moves back, and so do its sessions.
     let back = all(settings(&["127.0.0.1:1".parse().unwrap()]), Some(&after));
-    back.take_over(&after);
+    replace(&after, &back);
     assert!(now(pin.leaving()).is_none() && now(new.leaving()).is_some());
     assert_eq!(sessions(&named(&back)), [1]);
 }
@@ -145,7 +151,7 @@ async fn the_last_word_about_a_drain_counts() {
     let mut now_used = all(drained(false), None);
     let change = |used: &mut Backends, settings| {
         let after = all(settings, Some(used));
-        after.take_over(used);
+        replace(used, &after);
         *used = after;
     };
     let state = |used: &Backends| member(&named(used), 0).state().word();
@@ -176,7 +182,7 @@ async fn without_checks_nothing_says_that_a_member_is_down() {
     let mut settings = three();
     settings.health.rise = 7;
     let after = all(settings, Some(&before));
-    after.take_over(&before);
+    replace(&before, &after);
     assert_eq!(member(&named(&after), 0).state().word(), "live");
     assert!(now(pin.leaving()).is_none());
 }
@@ -210,7 +216,7 @@ async fn whoever_has_the_name_is_looked_after_and_nobody_else() {
     let mut settings = three();
     settings.endpoints[0].weight = 7;
     let after = all(settings, Some(&before));
-    after.take_over(&before);
+    replace(&before, &after);
     keeper.keep(&after);
     keeper.keep(&after);
     // The task holds the one in force, and lets go of the other.
@@ -222,4 +228,36 @@ async fn whoever_has_the_name_is_looked_after_and_nobody_else() {
     let nothing = Backends::new(&BTreeMap::new(), &Metrics::new(), &no_resolver(), Some(&after));
     keeper.keep(&nothing);
     until(|| lifecycle.running_tasks() == 0).await;
+}
+
+/// A request that comes in between goes by the one configuration or the other, and finds an endpoint in each.
+#[tokio::test]
+async fn what_the_new_ones_use_is_opened_before_anything_is_shut() {
+    let with = |used: &[(usize, bool)]| {
+        let all = three().endpoints;
+        let endpoint = |&(which, draining): &(usize, bool)| {
+            let endpoint = all.get(which).unwrap();
+            config::Endpoint { draining, ..endpoint.clone() }
+        };
+        config::Backend { endpoints: used.iter().map(endpoint).collect(), ..three() }
+    };
+    let finds_one = |all: &Backends| named(all).pick(&NOBODY).is_some();
+    let mut used = all(with(&[(0, false), (1, true)]), None);
+    for next in [
+        // Their drains change places.
+        &[(0, true), (1, false)][..],
+        &[(0, false), (1, true)],
+        // The drained one stays alone.
+        &[(1, false)],
+        // Another comes in its place, and it comes back.
+        &[(0, false)],
+        &[(1, false)],
+    ] {
+        let after = all(with(next), Some(&used));
+        after.open(&used);
+        assert!(finds_one(&used) && finds_one(&after), "{next:?}");
+        after.take_over(&used);
+        assert!(finds_one(&after), "{next:?}");
+        used = after;
+    }
 }
