@@ -90,22 +90,37 @@ fn site(trace: &str) -> String {
     let mut frames = 0;
     let mut lines = trace.lines().map(str::trim).peekable();
     while let Some(line) = lines.next() {
-        let at = lines.next_if(|next| next.starts_with("at "));
+        let at = lines.next_if(|next| next.starts_with("at ")).unwrap_or_default();
         let Some((_, name)) = line.split_once(": ") else { continue };
-        let says_something = !["std::", "<std::", "core::", "<core::", "alloc::", "<alloc::"]
-            .iter()
-            .chain(&["allocations::counter", "<allocations::counter", "__rust"])
-            .any(|prefix| name.starts_with(prefix));
-        if says_something {
-            let place = at.and_then(|at| at.rsplit('/').next()).unwrap_or_default();
-            _ = write!(site, "\n      {name} ({place})");
-            frames += 1;
+        if is_plumbing(name, at) {
+            continue;
         }
+        // The types that a name has in it can be longer than a screen.
+        let name: String = name.chars().take(80).collect();
+        _ = write!(site, "\n      {name} ({})", place(at));
+        frames += 1;
         if frames == 7 {
             break;
         }
     }
     site
+}
+
+/// Whether a frame is of the standard library or of this file. Names of what was inlined have no path, and
+/// what was not built here has no file.
+fn is_plumbing(name: &str, at: &str) -> bool {
+    ["std::", "<std::", "core::", "<core::", "alloc::", "<alloc::", "__rust", "_R"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+        || at.contains("/library/")
+        || at.contains(file!())
+}
+
+/// A file and its line, behind the name of its crate.
+fn place(at: &str) -> &str {
+    let Some(source) = at.rfind("/src/") else { return at };
+    let start = at.get(..source).and_then(|before| before.rfind('/')).map_or(0, |slash| slash + 1);
+    at.get(start..).unwrap_or(at)
 }
 
 struct Counting;
