@@ -245,6 +245,11 @@ impl Connection {
         soon(self.0.write_all(bytes)).await.unwrap();
     }
 
+    /// Hands over what the kernel takes at once. Yields how much that was.
+    pub(super) fn write_some(&self, bytes: &[u8]) -> usize {
+        self.0.try_write(bytes).unwrap()
+    }
+
     /// Both directions, to be used at once.
     pub(super) fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
         self.0.split()
