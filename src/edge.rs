@@ -256,7 +256,7 @@ impl Edge {
     /// `memory` whether there is any for it.
     ///
     /// # Errors
-    /// The system gave no thread, or no runtime for it.
+    /// The system gave no thread, or a worker on it not what it needs. Then none of them runs.
     pub fn start<F, Fut>(
         self,
         lifecycle: &Lifecycle,
@@ -268,6 +268,18 @@ impl Edge {
         F: Fn(Accepted) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
+        Workers::start(self.into_workers(lifecycle, clients, memory, &serve))
+            .map_err(|source| EdgeError::System { what: "start the workers", source })
+    }
+
+    /// The workers, each with its sockets. Nothing runs yet.
+    fn into_workers<F: Clone>(
+        self,
+        lifecycle: &Lifecycle,
+        clients: &Arc<Clients>,
+        memory: &Arc<Memory>,
+        serve: &F,
+    ) -> Vec<Worker<F>> {
         let counts = Arc::new(Counts::default());
         let mut workers: Vec<_> = (0..self.workers)
             .map(|index| Worker {
@@ -286,8 +298,7 @@ impl Edge {
                 worker.sockets.push((Arc::clone(&listener), socket));
             }
         }
-        Workers::start(workers)
-            .map_err(|source| EdgeError::System { what: "start the workers", source })
+        workers
     }
 }
 

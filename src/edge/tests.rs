@@ -37,7 +37,7 @@ use crate::config::{
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A configuration with one listener on a free port of loopback.
-fn config(workers: u32) -> Config {
+pub(super) fn config(workers: u32) -> Config {
     Config {
         server: Server {
             workers: NonZeroU32::new(workers).unwrap(),

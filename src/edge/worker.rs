@@ -3,6 +3,9 @@
 //! A connection is accepted, served and ended on the worker that got its first packet, in one task.
 //! Nothing here is shared between workers but atomic counters and what never changes.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     io, mem,
     net::SocketAddr,
@@ -13,8 +16,9 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use quinn::{Connecting, Endpoint, EndpointConfig, Incoming, Runtime, VarInt};
+use quinn::{Connecting, Endpoint, EndpointConfig, Incoming, Runtime as _, VarInt};
 use tokio::{
+    runtime::{Builder, Runtime},
     sync::oneshot,
     time::{Instant, timeout},
 };
@@ -74,6 +78,9 @@ struct WorkerThread {
 
 impl Workers {
     /// Starts all, and returns when all endpoints stand. Blocks for that time, some milliseconds.
+    ///
+    /// # Errors
+    /// What one of them is missing. None runs then.
     pub(super) fn start<F, Fut>(workers: Vec<Worker<F>>) -> io::Result<Self>
     where
         F: Fn(Accepted) -> Fut + Clone + Send + Sync + 'static,
@@ -81,18 +88,22 @@ impl Workers {
     {
         let (ready, started) = mpsc::sync_channel(workers.len());
         let mut threads = Vec::new();
-        for worker in workers {
+        let begun = workers.into_iter().try_for_each(|worker| {
             threads.push(worker.start(ready.clone())?);
-        }
+            Ok(())
+        });
         drop(ready);
-
-        let mut sockets = Vec::new();
-        for _ in &threads {
-            // Nothing comes where a worker has panicked.
-            let endpoints = started.recv().map_err(io::Error::other)?;
-            sockets.extend(endpoints?);
+        match begun.and_then(|()| all_sockets(&started, threads.len())) {
+            Ok(sockets) => Ok(Self { threads, sockets: Arc::new(Mutex::new(sockets)) }),
+            Err(error) => {
+                for WorkerThread { stop, handle, .. } in threads {
+                    drop(stop);
+                    // A panic of its own is what the error tells of.
+                    _ = handle.join();
+                }
+                Err(error)
+            }
         }
-        Ok(Self { threads, sockets: Arc::new(Mutex::new(sockets)) })
     }
 
     /// What brings the sockets' metrics up to date.
@@ -120,6 +131,20 @@ impl Workers {
 
 type Started = mpsc::SyncSender<io::Result<Vec<SampledSocket>>>;
 
+/// Waits until so many workers have started.
+fn all_sockets(
+    started: &mpsc::Receiver<io::Result<Vec<SampledSocket>>>,
+    workers: usize,
+) -> io::Result<Vec<SampledSocket>> {
+    let mut sockets = Vec::new();
+    for _ in 0..workers {
+        // All others have said their word, and one has ended without any.
+        let word = started.recv().map_err(|_ended| io::Error::other("a worker has panicked"))?;
+        sockets.extend(word?);
+    }
+    Ok(sockets)
+}
+
 impl<F, Fut> Worker<F>
 where
     F: Fn(Accepted) -> Fut + Clone + Send + Sync + 'static,
@@ -140,31 +165,22 @@ where
     }
 
     fn run(mut self, started: Started, latch: Latch, stopped: oneshot::Receiver<()>) {
-        // No signals and no children of the process: both would be looked after in each turn.
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-        let runtime = match runtime {
-            Ok(runtime) => runtime,
-            // Here and below nobody listens only if the start of another worker has failed already.
+        // Here and below nobody listens only if the start of another worker has failed already.
+        let (runtime, doors) = match self.begin() {
+            Ok((runtime, doors, sampled)) => {
+                _ = started.send(Ok(sampled));
+                (runtime, doors)
+            }
             Err(error) => {
-                _ = started.send(Err(error));
+                let told = format!("worker {}: {error}", self.index);
+                _ = started.send(Err(io::Error::new(error.kind(), told)));
                 return;
             }
         };
+        // That one has panicked shows when nobody else can say anything any more.
+        drop(started);
+        drop(latch);
         runtime.block_on(async {
-            let sockets = mem::take(&mut self.sockets);
-            let doors = match self.open(sockets) {
-                Ok((doors, sampled)) => {
-                    _ = started.send(Ok(sampled));
-                    doors
-                }
-                Err(error) => {
-                    _ = started.send(Err(error));
-                    return;
-                }
-            };
-            drop(latch);
-
             let accepting = join_all(doors.iter().map(|door| self.accept_all(door)));
             tokio::select! {
                 // Nothing is lost here: an attempt between two awaits is handled to its end.
@@ -173,6 +189,17 @@ where
             }
             join_all(doors.iter().map(|door| close(&door.endpoint))).await;
         });
+    }
+
+    /// Makes everything that may be refused.
+    fn begin(&mut self) -> io::Result<(Runtime, Vec<Door>, Vec<SampledSocket>)> {
+        // No signals and no children of the process: both would be looked after in each turn.
+        let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
+        let sockets = mem::take(&mut self.sockets);
+        let entered = runtime.enter();
+        let (doors, sampled) = self.open(sockets)?;
+        drop(entered);
+        Ok((runtime, doors, sampled))
     }
 
     /// Makes the endpoints. Needs the worker's runtime around it.
