@@ -13,6 +13,7 @@ pub(crate) mod bulk;
 pub(crate) mod connects;
 pub(crate) mod datagrams;
 pub(crate) mod engine;
+mod gathering;
 pub(crate) mod idle;
 pub(crate) mod metrics;
 pub(crate) mod pace;

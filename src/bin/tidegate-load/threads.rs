@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    sync::{Arc, mpsc},
+    sync::{Arc, OnceLock, mpsc},
     thread,
 };
 
@@ -16,7 +16,7 @@ pub(crate) fn counters(workers: u32) -> Vec<Arc<Counters>> {
     (0..workers).map(|_| Arc::default()).collect()
 }
 
-/// Runs a worker for each of the counters, until all have ended.
+/// Runs a worker for each of the counters, until all have ended. None runs unless there is a thread for each.
 ///
 /// # Errors
 /// If there is no thread for one, or what one of them says.
@@ -26,14 +26,20 @@ pub(crate) fn run<T: Send>(
     worker: impl Fn(u32, Tally) -> io::Result<T> + Sync,
 ) -> io::Result<Vec<T>> {
     let (ended, workers_ended) = mpsc::channel();
-    let worker = &worker;
+    let (worker, all_there) = (&worker, &OnceLock::new());
     let results = thread::scope(|scope| {
-        for (index, counters) in (0..).zip(counters) {
+        let spawned = (0..).zip(counters).try_for_each(|(index, counters)| {
             let (ended, tally) = (ended.clone(), Tally::new(Arc::clone(counters)));
-            // The receiver waits for all senders.
-            let work = move || _ = ended.send(worker(index, tally));
-            thread::Builder::new().name(format!("load-{index}")).spawn_scoped(scope, work)?;
-        }
+            let work = move || {
+                if *all_there.wait() {
+                    // The receiver waits for all senders.
+                    _ = ended.send(worker(index, tally));
+                }
+            };
+            thread::Builder::new().name(format!("load-{index}")).spawn_scoped(scope, work).map(drop)
+        });
+        all_there.get_or_init(|| spawned.is_ok());
+        spawned?;
         drop(ended);
         let mut results = Vec::new();
         loop {

@@ -21,13 +21,11 @@ use futures_util::{
     stream::{self, FuturesUnordered},
 };
 use nix::time::{ClockId, clock_gettime};
-use tokio::{
-    sync::Barrier,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use super::{
     Lane, Looked, Place, Turns, Window, Work,
+    gathering::{Coming, Gathering},
     pace::{Length, Pace, Schedule, Timer},
     watch::{Observed, Watch},
 };
@@ -90,7 +88,7 @@ struct Run<'a, W> {
     load: &'a Load,
     course: Course,
     work: &'a W,
-    everybody: Barrier,
+    everybody: Gathering,
     begins: OnceLock<Instant>,
     /// What may still begin in a closed loop that is counted.
     left: Option<AtomicU64>,
@@ -152,7 +150,7 @@ pub(crate) fn run(
         load,
         course,
         work,
-        everybody: Barrier::new(load.threads as usize),
+        everybody: Gathering::new(load.threads),
         begins: OnceLock::new(),
         left: match (course.pace, course.length) {
             (Pace::Closed { .. }, Length::Count(count)) => Some(AtomicU64::new(count)),
@@ -186,7 +184,7 @@ pub(crate) fn run(
         // It does not panic; if it did there would be no word of the server.
         (parts, looking.and_then(|looking| looking.join().ok()))
     });
-    let parts = parts?;
+    let parts: Vec<Part> = parts?.into_iter().flatten().collect();
     let longest = parts.iter().map(|part| part.measured).max().unwrap_or_default();
     Ok(Done {
         measured: match course.length {
@@ -213,24 +211,28 @@ struct Worker<'a, W> {
 }
 
 impl<W: Work> Worker<'_, W> {
-    fn run(self) -> io::Result<Part> {
+    /// `None`: another worker could not begin, and says why.
+    fn run(self) -> io::Result<Option<Part>> {
+        let coming = self.run.everybody.coming();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (due, measured, busy) = runtime.block_on(self.drive())?;
+        let Some((due, measured, busy)) = runtime.block_on(self.drive(coming))? else {
+            return Ok(None);
+        };
         let share =
             if measured < SHORTEST { 0.0 } else { busy.as_secs_f64() / measured.as_secs_f64() };
-        Ok(Part { tally: self.tally, due, measured, busy, share: share.min(1.0) })
+        Ok(Some(Part { tally: self.tally, due, measured, busy, share: share.min(1.0) }))
     }
 
     /// How many operations were due, how long that took, and what it took of the processor.
-    async fn drive(&self) -> io::Result<(u64, Duration, Duration)> {
-        let sockets = self.run.load.sockets(self.index);
-        let opened = match &sockets {
-            Ok(sockets) if self.run.work.has_sessions() => self.open_all(sockets).await,
-            _ => Vec::new(),
+    async fn drive(&self, coming: Coming<'_>) -> io::Result<Option<(u64, Duration, Duration)>> {
+        let sockets = self.run.load.sockets(self.index)?;
+        let opened = match self.run.work.has_sessions() {
+            true => self.open_all(&sockets).await,
+            false => Vec::new(),
         };
-        // Whoever could not begin must not leave the others waiting.
-        self.run.everybody.wait().await;
-        let sockets = sockets?;
+        if !coming.all().await {
+            return Ok(None);
+        }
         let start = *self.run.begins.get_or_init(|| Instant::now() + LEAD);
 
         let window = self.window(start);
@@ -280,7 +282,7 @@ impl<W: Work> Worker<'_, W> {
         for socket in &sockets {
             socket.close().await;
         }
-        Ok((due, measured, busy))
+        Ok(Some((due, measured, busy)))
     }
 
     fn window(&self, start: Instant) -> Window {
