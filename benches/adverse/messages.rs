@@ -6,7 +6,7 @@
 //! that is the head-of-line picture.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::poll_fn,
     io::{self, IoSlice},
     net::SocketAddr,
@@ -73,13 +73,23 @@ struct Course {
     /// How long each measured message took.
     took: RefCell<Vec<Duration>>,
     wrong: RefCell<u64>,
+    /// How long after it was due a message went out, at most: the machine was busy with other things.
+    held_up: Cell<Duration>,
+    /// When something came back last, and the longest time in which nothing did.
+    still: Cell<(Instant, Duration)>,
 }
 
 /// Runs the plan. Figures in microseconds.
 pub(crate) async fn run(plan: Plan) -> io::Result<Value> {
     let mut options = Options::new(Trust::DangerAcceptAny);
-    let course =
-        |begin| Course { plan, begin, took: RefCell::default(), wrong: RefCell::default() };
+    let course = |begin| Course {
+        plan,
+        begin,
+        took: RefCell::default(),
+        wrong: RefCell::default(),
+        held_up: Cell::default(),
+        still: Cell::new((begin, Duration::ZERO)),
+    };
     let course = match plan.carrier {
         Carrier::Tls => {
             options.protocol = None;
@@ -134,6 +144,14 @@ impl Course {
         self.due(lane, number) >= self.begin + WARMUP
     }
 
+    /// Waits until a message is due.
+    async fn turn(&self, lane: u16, number: u32) {
+        // Who is late for having waited for the network is not late by this.
+        let due = self.due(lane, number).max(Instant::now());
+        sleep_until(due).await;
+        self.held_up.set(self.held_up.get().max(due.elapsed()));
+    }
+
     /// All messages of all lanes, in the order in which they are due.
     fn in_order(&self) -> impl Iterator<Item = (u16, u32)> {
         let lanes = self.plan.lanes;
@@ -151,7 +169,7 @@ impl Course {
         let (mut send, mut recv) = session.open_bidi().await.map_err(io::Error::other)?;
         let sending = async {
             for number in 0..self.count() {
-                sleep_until(self.due(lane, number)).await;
+                self.turn(lane, number).await;
                 send.write(&message(lane, number)).await.map_err(io::Error::other)?;
             }
             send.finish();
@@ -171,7 +189,7 @@ impl Course {
     async fn on_datagrams(&self, session: &Session) -> io::Result<()> {
         let sending = async {
             for (lane, number) in self.in_order() {
-                sleep_until(self.due(lane, number)).await;
+                self.turn(lane, number).await;
                 session.send_datagram(&message(lane, number)).map_err(io::Error::other)?;
             }
             // What comes late is waited for; what is lost does not come.
@@ -193,7 +211,7 @@ impl Course {
     async fn on_tls(&self, stream: &TlsStream) -> io::Result<()> {
         let sending = async {
             for (lane, number) in self.in_order() {
-                sleep_until(self.due(lane, number)).await;
+                self.turn(lane, number).await;
                 write(stream, &message(lane, number)).await?;
             }
             Ok(())
@@ -224,6 +242,8 @@ impl Course {
     }
 
     fn take(&self, came: &[u8]) {
+        let (last, longest) = self.still.get();
+        self.still.set((Instant::now(), longest.max(last.elapsed())));
         let head = came.first_chunk::<6>().copied().unwrap_or_default();
         let lane = u16::from_be_bytes([head[0], head[1]]);
         let number = u32::from_be_bytes([head[2], head[3], head[4], head[5]]);
@@ -237,12 +257,7 @@ impl Course {
     fn report(&self) -> Value {
         let sent =
             self.in_order().filter(|(lane, number)| self.is_measured(*lane, *number)).count();
-        let mut took: Vec<u64> = self
-            .took
-            .borrow()
-            .iter()
-            .map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX))
-            .collect();
+        let mut took: Vec<u64> = self.took.borrow().iter().copied().map(micros).collect();
         took.sort_unstable();
         let at = |per_mille: usize| {
             took.get((took.len() * per_mille / 1000).min(took.len().max(1) - 1)).copied()
@@ -256,8 +271,14 @@ impl Course {
             "p95_us": at(950),
             "p99_us": at(990),
             "max_us": took.last(),
+            "still_us": micros(self.still.get().1),
+            "held_up_us": micros(self.held_up.get()),
         })
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn message(lane: u16, number: u32) -> [u8; MESSAGE_BYTES] {

@@ -23,6 +23,12 @@ const WINDOW_32: Listener = Listener { port: 4438, transport: "initial_window = 
 const RTT_100: Listener = Listener { port: 4439, transport: "initial_rtt = \"100ms\"" };
 const THRESHOLD_30: Listener = Listener { port: 4440, transport: "packet_threshold = 30" };
 
+/// Seconds by which client and network may be late for it to count: one round trip.
+const MOST_LATE: f64 = 0.05;
+
+/// How often that is tried.
+const ATTEMPTS: u32 = 5;
+
 /// All listeners that a gateway needs for this.
 pub(crate) const LISTENERS: [Listener; 8] =
     [CUBIC, BBR, NEW_RENO, WINDOW_4, WINDOW_16, WINDOW_32, RTT_100, THRESHOLD_30];
@@ -149,15 +155,17 @@ impl Run<'_> {
             .chain(of_nginx)
             {
                 self.lab.set_kernel(Kernel::Cubic)?;
-                self.lab.set(lossy(*loss));
-                let report = self.lab.this(&format!(
-                    "messages --carrier {carrier} --server 10.77.0.1:{port} --seconds {seconds} {pace}"
-                ))?;
+                let report = self.undisturbed(
+                    lossy(*loss),
+                    &format!(
+                        "messages --carrier {carrier} --server 10.77.0.1:{port} --seconds {seconds} {pace}"
+                    ),
+                )?;
                 if report["wrong"] != 0 {
                     return Err(io::Error::other(format!("messages came back wrong: {report}")));
                 }
                 let place = (scenario, path.as_str(), who);
-                self.millis(place, &report, ["p50_us", "p95_us", "p99_us"]);
+                self.millis(place, &report, ["p50_us", "p95_us", "p99_us", "still_us"]);
                 let [sent, came, late] =
                     [&report["sent"], &report["came"], &report["late"]].map(number);
                 self.figure(place, "late_percent", 100.0 * late / sent.max(1.0));
@@ -165,6 +173,22 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Runs messages until client and network had all their turns in time: what a busy machine holds up looks
+    /// as if the network had.
+    fn undisturbed(&self, path: Conditions, messages: &str) -> io::Result<Value> {
+        for _ in 0..ATTEMPTS {
+            self.lab.set(path);
+            let report = self.lab.this(messages)?;
+            let client = number(&report["held_up_us"]) / 1e6;
+            let late = self.lab.set(path).late.as_secs_f64().max(client);
+            if late <= MOST_LATE {
+                return Ok(report);
+            }
+            say(&format!("this machine held it up for {late:.3} s: measured again"));
+        }
+        Err(io::Error::other("this machine is too busy with other things"))
     }
 
     /// Who fills a short queue, and what it costs.

@@ -7,8 +7,10 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read, Write},
+    mem,
     os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use tokio::{
@@ -31,6 +33,8 @@ const BATCH: usize = 64;
 pub(crate) struct Passed {
     pub(crate) up: Counts,
     pub(crate) down: Counts,
+    /// How much later than it should have a packet left, at most: the machine was busy with other things.
+    pub(crate) late: Duration,
 }
 
 /// The network, which runs on a thread of its own until this is dropped.
@@ -94,16 +98,20 @@ impl End {
         Ok(Self { device: AsyncFd::new(device)?, towards })
     }
 
-    /// Hands over what has arrived. A device that takes nothing is down, and loses it.
-    fn deliver(&mut self, now: Instant) {
+    /// Hands over what has arrived, and tells how late the first of it is. A device that takes nothing is down,
+    /// and loses it.
+    fn deliver(&mut self, now: Instant) -> Duration {
+        let due = self.towards.next_due().unwrap_or(now);
         while let Some(packet) = self.towards.take(now) {
             _ = self.device.get_ref().write(&packet);
         }
+        now.saturating_duration_since(due)
     }
 }
 
 async fn relay(client: File, server: File, mut orders: mpsc::Receiver<Order>) -> io::Result<()> {
     let (mut client, mut server) = (End::new(client)?, End::new(server)?);
+    let mut late = Duration::ZERO;
     loop {
         let due =
             [client.towards.next_due(), server.towards.next_due()].into_iter().flatten().min();
@@ -124,7 +132,11 @@ async fn relay(client: File, server: File, mut orders: mpsc::Receiver<Order>) ->
             }
             order = orders.recv() => {
                 let Some(Order { up, down, answer }) = order else { return Ok(()) };
-                let passed = Passed { up: server.towards.counts(), down: client.towards.counts() };
+                let passed = Passed {
+                    up: server.towards.counts(),
+                    down: client.towards.counts(),
+                    late: mem::take(&mut late),
+                };
                 server.towards = Link::new(up);
                 client.towards = Link::new(down);
                 // Nobody waits for it any more: then nobody wants to know.
@@ -132,8 +144,7 @@ async fn relay(client: File, server: File, mut orders: mpsc::Receiver<Order>) ->
             }
         }
         let now = Instant::now();
-        client.deliver(now);
-        server.deliver(now);
+        late = late.max(client.deliver(now)).max(server.deliver(now));
     }
 }
 
