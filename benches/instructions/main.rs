@@ -16,6 +16,8 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::Arc,
+    thread,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -95,7 +97,7 @@ impl Stage {
             writeln!(
                 text,
                 "[[route]]\npath = \"/game{number}/{{room}}\"\nbackend = \"b\"\n\
-                 origins = [\"https://play.example.com\"]"
+                 origins = [\"https://play.example.com\"]\nlimits = {{ stream_rate = \"unlimited\" }}"
             )
             .expect("strings take everything");
         }
@@ -114,7 +116,7 @@ impl Stage {
             Arc::new(Clients::new(config.limits.per_client.clone(), metrics.clients())),
             Arc::new(Memory::new(config.limits.memory, metrics.memory())),
             lifecycle.clone(),
-            metrics.clone(),
+            metrics,
         );
         Self { context: Arc::new(context), lifecycle, tcp, udp }
     }
@@ -273,15 +275,23 @@ fn offline() -> OfflineRequest {
 /// Lets the gateway work until this is so.
 async fn until(is_done: impl Fn() -> bool) {
     while !is_done() {
-        // The runtime looks at its sockets before it comes back.
-        yield_now().await;
+        turn().await;
     }
+}
+
+/// One turn of the runtime, which looks at its sockets before it comes back.
+///
+/// How many it makes is in the count, so the kernel gets the time to bring what is on its way: on a machine
+/// with other work, that is not always done when a call returns.
+async fn turn() {
+    thread::sleep(Duration::from_micros(50));
+    yield_now().await;
 }
 
 /// Lets the gateway work until a socket has something.
 async fn some<T>(mut ask: impl FnMut() -> std::io::Result<T>) -> T {
     loop {
-        yield_now().await;
+        turn().await;
         match ask() {
             Err(nothing) if nothing.kind() == ErrorKind::WouldBlock => {}
             found => return found.expect("the backend's socket is good"),

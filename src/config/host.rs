@@ -56,8 +56,9 @@ impl fmt::Display for HostPort {
 
 /// A port in plain digits: no sign, no leading zero, as a browser would write it.
 pub(super) fn parse_port(text: &str) -> Option<u16> {
-    let port = text.parse::<u16>().ok()?;
-    (port.to_string() == text).then_some(port)
+    let is_plain =
+        text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    text.parse().ok().filter(|_port| is_plain)
 }
 
 /// Whether this can be a host name (RFC 1123 section 2.1), with the underscore that container

@@ -164,6 +164,9 @@ pub enum PathError {
 
 /// One segment in the form in which segments are compared.
 fn comparable(segment: &str) -> Result<String, PathError> {
+    if segment.bytes().all(is_plain) {
+        return not_of_dots(segment.to_owned());
+    }
     let mut normal = String::with_capacity(segment.len());
     // What the segment means: only whether it is a text is asked of it.
     let mut decoded = Vec::new();
@@ -176,8 +179,7 @@ fn comparable(segment: &str) -> Result<String, PathError> {
                 push_escaped(byte, &mut normal)?;
                 decoded.push(byte);
             }
-            b'\\' | b'?' | b'#' => return Err(PathError::Character),
-            b'!'..=b'~' => {
+            byte if is_plain(byte) => {
                 normal.push(char::from(byte));
                 decoded.push(byte);
             }
@@ -187,9 +189,18 @@ fn comparable(segment: &str) -> Result<String, PathError> {
     if std::str::from_utf8(&decoded).is_err() {
         return Err(PathError::NotUtf8);
     }
-    match normal.as_str() {
+    not_of_dots(normal)
+}
+
+/// What stands for itself in a path.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b'!'..=b'~') && !matches!(byte, b'%' | b'\\' | b'?' | b'#')
+}
+
+fn not_of_dots(segment: String) -> Result<String, PathError> {
+    match segment.as_str() {
         "." | ".." => Err(PathError::DotSegment),
-        _ => Ok(normal),
+        _ => Ok(segment),
     }
 }
 

@@ -132,10 +132,15 @@ impl Guard {
                         if missing > 0 {
                             return Ok(None);
                         }
-                        let section = std::mem::take(section).freeze();
+                        let section = std::mem::take(section);
                         self.state = State::Head(BytesMut::new());
-                        return self.finish_section(section).map(Some);
+                        return self.finish_section(&section).map(Some);
                     };
+                    if section.is_empty() && piece.len() == missing {
+                        // Mostly all of it has come at once.
+                        self.state = State::Head(BytesMut::new());
+                        return self.finish_section(&piece).map(Some);
+                    }
                     section.put(piece);
                 }
                 State::Data(0) | State::Skip(0) => self.state = State::Head(BytesMut::new()),
@@ -222,12 +227,12 @@ impl Guard {
     }
 
     /// Puts a whole field section into a frame for h3.
-    fn finish_section(&mut self, section: Bytes) -> Result<Bytes, Violation> {
+    fn finish_section(&mut self, section: &[u8]) -> Result<Bytes, Violation> {
         if self.sender == Sender::Server {
             self.first_section.get_or_insert(FirstSection::Response);
-            return Ok(in_frame(&section));
+            return Ok(in_frame(section));
         }
-        let fields = match qpack::decode(&section, self.max_section_bytes) {
+        let fields = match qpack::decode(section, self.max_section_bytes) {
             Ok(fields) => fields,
             Err(BadSection::TooLarge) => return self.too_large(),
             Err(BadSection::Undecodable) => {
@@ -251,7 +256,7 @@ impl Guard {
         self.part = Part::Trailers;
         fields::check_trailers(fields)
             .map_err(|_malformed| Violation::Stream(error::H3_MESSAGE_ERROR))?;
-        Ok(in_frame(&qpack::encode(fields)))
+        Ok(in_frame(&qpack::encode(fields.iter())))
     }
 
     fn too_large(&mut self) -> Result<Bytes, Violation> {
@@ -271,7 +276,7 @@ impl Guard {
         };
         let fields =
             [(":method", "GET"), (":scheme", "https"), (":authority", "invalid"), (":path", "/")];
-        in_frame(&qpack::encode(&fields.map(field)))
+        in_frame(&qpack::encode(fields.map(field).iter()))
     }
 }
 
@@ -287,15 +292,26 @@ fn in_frame(section: &[u8]) -> Bytes {
 
 /// Type and length of a frame and their bytes, once all are there. Holds at most 16 bytes.
 fn read_head(head: &mut BytesMut, unread: &mut VecDeque<Bytes>) -> Option<(u64, u64, Bytes)> {
+    if head.is_empty()
+        && let Some((kind, length, bytes)) = unread.front().and_then(|front| peek_head(front))
+    {
+        // Mostly all of it has come at once.
+        return take(unread, bytes).map(|head| (kind, length, head));
+    }
     loop {
-        if let Some((kind, n)) = varint::peek(head)
-            && let Some((length, _)) = varint::peek(&head[n..])
-        {
+        if let Some((kind, length, _)) = peek_head(head) {
             return Some((kind, length, std::mem::take(head).freeze()));
         }
         let byte = take(unread, 1)?;
         head.put(byte);
     }
+}
+
+/// Type and length of a frame at the front of these bytes, and of how many bytes they are.
+fn peek_head(bytes: &[u8]) -> Option<(u64, u64, usize)> {
+    let (kind, n) = varint::peek(bytes)?;
+    let (length, m) = varint::peek(bytes.get(n..)?)?;
+    Some((kind, length, n + m))
 }
 
 /// Up to `most` bytes from the front, without copying; `None` if there are none or none are wanted.
@@ -330,7 +346,7 @@ mod tests {
 
     fn section(fields: &[(&str, &str)]) -> Bytes {
         let fields: Vec<_> = fields.iter().map(|(name, value)| field(name, value)).collect();
-        qpack::encode(&fields)
+        qpack::encode(fields.iter()).freeze()
     }
 
     const GET: [(&str, &str); 4] =
