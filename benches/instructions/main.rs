@@ -284,7 +284,7 @@ async fn until(is_done: impl Fn() -> bool) {
 /// How many it makes is in the count, so the kernel gets the time to bring what is on its way: on a machine
 /// with other work, that is not always done when a call returns.
 async fn turn() {
-    thread::sleep(Duration::from_micros(50));
+    thread::sleep(Duration::from_micros(200));
     yield_now().await;
 }
 
