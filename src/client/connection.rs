@@ -26,7 +26,7 @@ use crate::{
         codes::{self, error, stream},
         control, datagram,
         demux::{Demux, Opener, RequestContext},
-        dialect::{self, Settings},
+        dialect,
         flow::Flow,
         guard::Sender,
         head::{Kind, Opened, ReadHead},
@@ -94,7 +94,7 @@ impl Connection {
         quic: quinn::Connection,
         ours: SessionCredit,
     ) -> Result<Self, ConnectError> {
-        let (settings, mut settings_read) = watch::channel(None);
+        let settings = control::SettingsSlot::default();
         // Nothing goes to h3 this way: a server opens no requests.
         let requests = Queue::new(0);
         let context = RequestContext {
@@ -124,20 +124,18 @@ impl Connection {
         let inbound = Inbound {
             quic: quic.clone(),
             shared: Arc::downgrade(&shared),
-            settings: Arc::new(settings),
+            settings: Arc::clone(&settings),
         };
         shared.tasks.spawn(inbound.run(h3));
 
-        let said = tokio::time::timeout(PATIENCE, settings_read.wait_for(Option::is_some)).await;
-        match said.map(|said| said.map(|settings| settings.clone())) {
-            Ok(Ok(settings)) => match settings.filter(Settings::webtransport) {
-                Some(settings) => Ok(Self { shared, ours, theirs: settings.session_credit() }),
-                None => Err(ConnectError::NotWebTransport),
+        tokio::select! {
+            biased;
+            settings = settings.wait() => match settings.webtransport() {
+                true => Ok(Self { shared, ours, theirs: settings.session_credit() }),
+                false => Err(ConnectError::NotWebTransport),
             },
-            Ok(Err(_)) => {
-                Err(quic.close_reason().unwrap_or(quinn::ConnectionError::LocallyClosed).into())
-            }
-            Err(_) => Err(ConnectError::TimedOut),
+            reason = quic.closed() => Err(reason.into()),
+            () = tokio::time::sleep(PATIENCE) => Err(ConnectError::TimedOut),
         }
     }
 

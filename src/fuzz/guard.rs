@@ -4,12 +4,11 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::{Buf, Bytes};
 use futures_util::FutureExt;
-use tokio::sync::watch;
 
 use super::{MOST_SECTION_BYTES, pieces, whole};
 use crate::webtransport::{
     codes::{error, frame, stream},
-    control::{Fault, Source, read_critical},
+    control::{Fault, SettingsSlot, Source, read_critical},
     dialect::Settings,
     fields,
     guard::{FirstSection, Guard, Sender, Violation},
@@ -226,11 +225,10 @@ fn critical(kind: u64, wire: &[u8], seed: u8, faults: &[u64]) {
 
 /// Why a critical stream ended, and the settings that it told.
 pub(super) fn read_all(kind: u64, pieces: Vec<Bytes>) -> (Fault, Option<Settings>) {
-    let (slot, told) = watch::channel(None);
-    let fault = read_critical(kind, Pieces(pieces.into()), Bytes::new(), Arc::new(slot));
+    let told = SettingsSlot::default();
+    let fault = read_critical(kind, Pieces(pieces.into()), Bytes::new(), Arc::clone(&told));
     let fault = fault.now_or_never().expect("the bytes are there");
-    let settings = told.borrow().clone();
-    (fault, settings)
+    (fault, told.get().cloned())
 }
 
 struct Pieces(VecDeque<Bytes>);

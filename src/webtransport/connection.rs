@@ -4,10 +4,7 @@ use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, sleep_until},
-};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::debug;
 
 use super::{
@@ -35,7 +32,7 @@ use crate::{
 /// Requests on one connection that are read and not yet decided on. Above it h3 is given no more.
 const MAX_RESOLVING: usize = 64;
 
-/// Stream credit that stays ahead of what a session uses.
+/// Stream credit that stays ahead of what a session uses; where there is little, half of it.
 const CREDIT_HEADROOM: u64 = 32;
 
 /// Most bidirectional streams that a connection is ever given credit for: quinn spends 86 bytes on each.
@@ -82,7 +79,7 @@ pub async fn serve(
     on_request: impl Fn(SessionRequest) + Send,
 ) {
     let mailbox = Arc::new(Mailbox::default());
-    let (settings, settings_read) = watch::channel(None);
+    let settings = SettingsSlot::default();
     let requests = Queue::new(MAX_RESOLVING);
     let context = RequestContext {
         quic: quic.clone(),
@@ -102,7 +99,7 @@ pub async fn serve(
             quic,
             notes: Arc::clone(&context.notes),
             mailbox,
-            settings: settings_read,
+            settings: Arc::clone(&settings),
             patience: service.timeouts.request,
             local: service.local,
             session_credit: service.session_credit,
@@ -121,7 +118,7 @@ pub async fn serve(
         seen: Seen::default(),
         bidi_gate: Gate::default(),
         uni_gate: Gate::default(),
-        settings: Arc::new(settings),
+        settings,
         heads: FuturesUnordered::new(),
         critical: FuturesUnordered::new(),
         resolving: FuturesUnordered::new(),
@@ -436,16 +433,19 @@ impl Connection {
 
     /// Keeps the client's stream credit ahead of what its sessions use, up to what they may.
     fn raise_credit(&mut self) {
-        let open = self.registry.open_bidi_streams();
+        let used = self.registry.open_bidi_streams() + self.open_requests as u64;
         // Each session's own request stream, and room for ordinary requests, come on top.
         let most = self.registry.max_bidi_streams().saturating_add(CREDIT_HEADROOM);
         let most = most.min(MAX_BIDI_CREDIT);
-        if open + CREDIT_HEADROOM < self.bidi_credit || self.bidi_credit >= most {
-            return;
+        let mut credit = self.bidi_credit;
+        while credit < most && used + CREDIT_HEADROOM.min(credit / 2) >= credit {
+            credit = (credit * 2).min(most);
         }
-        self.bidi_credit = (self.bidi_credit * 2).min(most);
-        let credit = u32::try_from(self.bidi_credit).unwrap_or(u32::MAX);
-        self.context.quic.set_max_concurrent_bi_streams(credit.into());
+        if credit > self.bidi_credit {
+            self.bidi_credit = credit;
+            let credit = u32::try_from(credit).unwrap_or(u32::MAX);
+            self.context.quic.set_max_concurrent_bi_streams(credit.into());
+        }
     }
 
     /// When there is something to do though nothing comes.

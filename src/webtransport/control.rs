@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use tokio::sync::watch;
+use tokio::sync::SetOnce;
 
 use super::{
     codes::{self, error, frame, stream},
@@ -26,7 +26,7 @@ const READ_BYTES: usize = 4096;
 pub(crate) struct Fault(pub(crate) u64);
 
 /// Where the client's settings are told.
-pub(crate) type SettingsSlot = Arc<watch::Sender<Option<Settings>>>;
+pub(crate) type SettingsSlot = Arc<SetOnce<Settings>>;
 
 /// Where the bytes of a critical stream come from.
 pub(crate) trait Source {
@@ -76,7 +76,8 @@ async fn read_control(bytes: &mut Reader<impl Source>, slot: &SettingsSlot) -> F
         BadSettings::Cut => Fault(error::H3_FRAME_ERROR),
         BadSettings::Forbidden => Fault(error::H3_SETTINGS_ERROR),
     })?;
-    slot.send_replace(Some(settings));
+    // A second control stream is an error, so nobody was here before.
+    _ = slot.set(settings);
 
     let mut ids = Ids::default();
     loop {

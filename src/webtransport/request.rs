@@ -9,13 +9,14 @@ use h3::{
 };
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use quinn::crypto::rustls::HandshakeData;
-use tokio::{sync::watch, time::timeout};
+use tokio::time::timeout;
 
 use super::{
     client_certificate,
+    control::SettingsSlot,
     datagram::Datagrams,
     demux::{self, Demux, Notes},
-    dialect::{Dialect, Protocol, Settings},
+    dialect::{Dialect, Protocol},
     flow::{Flow, SessionCredit},
     guard::FirstSection,
     mailbox::{Mailbox, Note},
@@ -51,7 +52,7 @@ pub(crate) struct Requests {
     pub(crate) quic: quinn::Connection,
     pub(crate) notes: Arc<Notes>,
     pub(crate) mailbox: Arc<Mailbox>,
-    pub(crate) settings: watch::Receiver<Option<Settings>>,
+    pub(crate) settings: SettingsSlot,
     pub(crate) patience: Duration,
     /// The port of the address that the client sent to.
     pub(crate) local: SocketAddr,
@@ -93,23 +94,12 @@ impl Requests {
 
     /// Waits for the client's settings, which say what it speaks (draft section 3.1): they are on
     /// another stream and may come later than the request.
-    async fn session(
-        mut self,
-        request: &Request<()>,
-        stream: Stream,
-        protocol: Protocol,
-    ) -> Resolved {
-        let settings = timeout(self.patience, self.settings.wait_for(Option::is_some)).await;
-        let settings = match settings.map(|read| read.map(|settings| settings.clone())) {
-            Ok(Ok(settings)) => settings.unwrap_or_default(),
-            // The connection is gone.
-            Ok(Err(_)) => return Resolved::Answered,
-            Err(_) => {
-                refuse(stream, Refusal::SettingsTimeout, self.patience).await;
-                return Resolved::Refused(Refusal::SettingsTimeout);
-            }
+    async fn session(self, request: &Request<()>, stream: Stream, protocol: Protocol) -> Resolved {
+        let Ok(settings) = timeout(self.patience, self.settings.wait()).await else {
+            refuse(stream, Refusal::SettingsTimeout, self.patience).await;
+            return Resolved::Refused(Refusal::SettingsTimeout);
         };
-        let dialect = Dialect::negotiated(&settings, protocol);
+        let dialect = Dialect::negotiated(settings, protocol);
         let offered = request.headers().get_all(protocols::AVAILABLE).iter();
         let Offer { protocols, form } = Offer::read(offered, dialect);
         let client = self.quic.remote_address();

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::header::RETRY_AFTER;
-use tidegate::client::{Closed, ConnectError, Connection, Refused, RequestOptions, Session};
+use tidegate::client::{
+    Closed, ConnectError, Connection, RecvStream, Refused, RequestOptions, SendStream, Session,
+};
 use tokio::time::{Instant, sleep};
 
 use crate::harness::{Setup, TestGateway, echo_udp, pattern, soon};
@@ -57,23 +59,54 @@ async fn connections_above_the_limit_are_refused_by_quic() {
     gateway.shut_down().await;
 }
 
-/// A route's own limit is what bounds a session's streams, above the credit given at first.
-#[tokio::test]
-async fn stream_credit_grows_as_a_session_uses_it() {
+/// A gateway that gives credit for so many streams at first and allows 200, and a session there.
+async fn with_credit(streams: u32) -> (TestGateway, Session) {
     let tcp = crate::harness::echo_tcp().await;
     let setup = Setup::new()
         .route_with("/x", Some(tcp), None, "limits = { streams_per_session = 200 }")
-        .listener("[listener.transport]\ninitial_bidi_streams = 20");
+        .listener(&format!("[listener.transport]\ninitial_bidi_streams = {streams}"));
     let gateway = setup.start().await;
     let session = gateway.session("/x").await;
-    let mut open = Vec::new();
-    for i in 0..200_u8 {
-        let (mut send, mut recv) = soon(session.open_bidi()).await.unwrap();
-        send.write(&[i]).await.unwrap();
-        assert_eq!(soon(recv.read()).await.unwrap().unwrap(), &[i][..]);
-        open.push((send, recv));
+    (gateway, session)
+}
+
+/// Opens a stream, and sees that it is there.
+async fn open_stream(session: &Session) -> (SendStream, RecvStream) {
+    let (mut send, mut recv) = soon(session.open_bidi()).await.unwrap();
+    send.write(b"!").await.unwrap();
+    assert_eq!(soon(recv.read()).await.unwrap().unwrap(), &b"!"[..]);
+    (send, recv)
+}
+
+/// A route's own limit is what bounds a session's streams, above the credit given at first.
+#[tokio::test]
+async fn stream_credit_grows_as_a_session_uses_it() {
+    for first in [1, 20] {
+        let (gateway, session) = with_credit(first).await;
+        let mut open = Vec::new();
+        for _ in 0..200 {
+            open.push(open_stream(&session).await);
+        }
+        gateway.metric_reaches("tidegate_streams", &[], 200.0).await;
+        gateway.shut_down().await;
     }
-    gateway.metric_reaches("tidegate_streams", &[], 200.0).await;
+}
+
+/// Credit costs memory for as long as the connection lives.
+#[tokio::test]
+async fn stream_credit_does_not_grow_before_half_of_it_is_used() {
+    let (gateway, session) = with_credit(16).await;
+    let raised = || session.quic().stats().frame_rx.max_streams_bidi;
+    let mut open = Vec::new();
+    // With the session's own stream they are seven.
+    for _ in 0..6 {
+        open.push(open_stream(&session).await);
+    }
+    assert_eq!(raised(), 0);
+    for _ in 0..6 {
+        open.push(open_stream(&session).await);
+    }
+    assert_eq!(raised(), 1);
     gateway.shut_down().await;
 }
 
