@@ -264,7 +264,7 @@ impl Inbound {
                 Some(head) = heads.next() => match head {
                     Ok(Opened { kind: Kind::Uni(kind), recv, first, .. }) if is_critical(kind) => {
                         let settings = Arc::clone(&self.settings);
-                        critical.push(Box::pin(control::read_critical(kind, recv, first, settings)));
+                        critical.push(control::read_critical(kind, recv, first, settings));
                     }
                     Ok(opened) => self.stream(opened),
                     Err(stream) => self.gave_up(stream),

@@ -1,6 +1,6 @@
 //! One QUIC connection with HTTP/3 on it: the task that everything of the client leg passes.
 
-use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{future::poll_fn, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
@@ -235,7 +235,8 @@ impl Connection {
                     self.datagrams(datagram);
                 }
                 Some(head) = self.heads.next() => self.head(head),
-                accepted = h3.accept(), if self.resolving.len() < MAX_RESOLVING => {
+                // Made anew each time it is polled, which its wait for a request allows: kept, it takes 768 bytes.
+                accepted = poll_fn(|cx| pin!(h3.accept()).poll(cx)), if self.resolving.len() < MAX_RESOLVING => {
                     // An error or `None`: h3 has closed the connection, or the client wants no more.
                     let Ok(Some(resolver)) = accepted else { return };
                     self.resolving.push(Box::pin(self.requests_of.clone().resolve(resolver)));
@@ -340,7 +341,7 @@ impl Connection {
         }
         let settings = Arc::clone(&self.settings);
         let read = control::read_critical(kind, opened.recv, opened.first, settings);
-        self.critical.push(Box::pin(read));
+        self.critical.push(read);
     }
 
     /// Deals with a datagram and with what has come behind it by now.

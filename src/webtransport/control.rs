@@ -4,9 +4,10 @@
 //! are the ones that WebTransport is about; so these streams are read here. Each is critical: it must
 //! not end while the connection lives (RFC 9114 section 6.2.1, RFC 9204 section 4.2).
 
-use std::sync::Arc;
+use std::{future::poll_fn, pin::pin, sync::Arc};
 
 use bytes::{Buf, Bytes};
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::SetOnce;
 
 use super::{
@@ -30,7 +31,7 @@ pub(crate) type SettingsSlot = Arc<SetOnce<Settings>>;
 
 /// Where the bytes of a critical stream come from.
 pub(crate) trait Source {
-    /// The next bytes, or what it costs that there are none.
+    /// The next bytes, or what it costs that there are none. Cancel-safe.
     fn read(&mut self) -> impl Future<Output = Result<Bytes, Fault>> + Send;
 }
 
@@ -46,27 +47,27 @@ impl Source for quinn::RecvStream {
 }
 
 /// Reads a critical stream for as long as the connection lives. Resolves only with a fault.
-pub(crate) async fn read_critical(
+pub(crate) fn read_critical(
     kind: u64,
-    source: impl Source,
+    source: impl Source + Send + 'static,
     first: Bytes,
     settings: SettingsSlot,
-) -> Fault {
-    let mut bytes = Reader { source, unread: first };
-    let fault = match kind {
-        stream::CONTROL => read_control(&mut bytes, &settings).await,
-        stream::QPACK_ENCODER => read_encoder(&mut bytes).await,
-        _ => read_decoder(&mut bytes).await,
-    };
-    let Err(fault) = fault;
-    fault
+) -> BoxFuture<'static, Fault> {
+    let bytes = Reader { source, unread: first };
+    let fault = |Err(fault): Forever| fault;
+    // Each in a box of its own size: a connection keeps all three for as long as it lives.
+    match kind {
+        stream::CONTROL => read_control(bytes, settings).map(fault).boxed(),
+        stream::QPACK_ENCODER => read_encoder(bytes).map(fault).boxed(),
+        _ => read_decoder(bytes).map(fault).boxed(),
+    }
 }
 
 /// What a function yields that only ends with a fault.
 type Forever = Result<std::convert::Infallible, Fault>;
 
 /// Follows the frames of the control stream (RFC 9114 section 7.2).
-async fn read_control(bytes: &mut Reader<impl Source>, slot: &SettingsSlot) -> Forever {
+async fn read_control(mut bytes: Reader<impl Source>, slot: SettingsSlot) -> Forever {
     let settings = match (bytes.varint().await?, bytes.varint().await?) {
         (frame::SETTINGS, length) if length <= MAX_SETTINGS_BYTES => bytes.take(length).await?,
         (frame::SETTINGS, _) => return Err(Fault(error::H3_EXCESSIVE_LOAD)),
@@ -128,7 +129,7 @@ impl Ids {
 }
 
 /// With a table without room, an encoder can only say that its capacity is 0 (RFC 9204 section 4.3.1).
-async fn read_encoder(bytes: &mut Reader<impl Source>) -> Forever {
+async fn read_encoder(mut bytes: Reader<impl Source>) -> Forever {
     const SET_CAPACITY_ZERO: u8 = 0x20;
     loop {
         if bytes.byte().await? != SET_CAPACITY_ZERO {
@@ -138,7 +139,7 @@ async fn read_encoder(bytes: &mut Reader<impl Source>) -> Forever {
 }
 
 /// The gateway inserts nothing, so a decoder can only cancel streams (RFC 9204 section 4.4.2).
-async fn read_decoder(bytes: &mut Reader<impl Source>) -> Forever {
+async fn read_decoder(mut bytes: Reader<impl Source>) -> Forever {
     const CANCELLATION: u8 = 0x40;
     const PREFIX: u8 = 0x3f;
     loop {
@@ -159,10 +160,11 @@ struct Reader<S> {
 }
 
 impl<S: Source> Reader<S> {
-    /// Waits for bytes.
+    /// Waits for bytes. The source's future is made anew each time it is polled: kept, it would be most of what
+    /// the reader of a stream takes that says nothing any more.
     async fn fill(&mut self) -> Result<(), Fault> {
         while self.unread.is_empty() {
-            self.unread = self.source.read().await?;
+            self.unread = poll_fn(|cx| pin!(self.source.read()).poll(cx)).await?;
         }
         Ok(())
     }
