@@ -119,18 +119,21 @@ fn spawn(open: OpenStream, bridge: impl Future<Output = StreamEnd> + Send + 'sta
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Cut(StreamEnd);
 
-async fn bidi(
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps room for its arguments twice")]
+fn bidi(
     context: Arc<Context>,
     open: Arc<Record>,
     mut send: impl SendStream,
     mut recv: impl RecvStream,
-) -> StreamEnd {
-    match dial(&context, &mut recv).await {
-        Ok(tcp) => carry(&context, &open, tcp, &mut send, &mut recv).await,
-        Err(Cut(why)) => {
-            let_go_of_recv(&mut recv, why, &open.progress);
-            let_go_of_send(&mut send, why, &open.progress);
-            why
+) -> impl Future<Output = StreamEnd> + Send {
+    async move {
+        match dial(&context, &mut recv).await {
+            Ok(tcp) => carry(&context, &open, tcp, &mut send, &mut recv).await,
+            Err(Cut(why)) => {
+                let_go_of_recv(&mut recv, why, &open.progress);
+                let_go_of_send(&mut send, why, &open.progress);
+                why
+            }
         }
     }
 }
@@ -213,8 +216,9 @@ async fn dial(context: &Context, recv: &mut impl RecvStream) -> Result<BackendCo
         biased;
         () = context.ended() => Err(session_ended(context)),
         lost = recv.lost() => Err(lost.into()),
-        // A connection that is half made is given up without a trace.
-        dialled = context.dial() => dialled.map_err(|e| Cut(e.stream_end())),
+        // A connection that is half made is given up without a trace. Boxed: it is most of what a stream takes, and
+        // over before anything is carried.
+        dialled = Box::pin(context.dial()) => dialled.map_err(|e| Cut(e.stream_end())),
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
     future::poll_fn,
     io::{self, IoSlice},
     mem,
-    pin::pin,
+    pin::{Pin, pin},
     task::{Context as TaskContext, Poll, ready},
 };
 
@@ -112,28 +112,46 @@ async fn carry(
             error = &mut broken => return Err(error.into()),
             batch = batch => batch?,
         };
-        let Some(mut batch) = batch else { return Ok(()) };
-        while !batch.unsent.chunks.is_empty() {
-            if batch.allowed == 0 {
-                let wanted = batch.unsent.chunks.iter().map(Bytes::len).sum();
-                batch.allowed = tokio::select! {
-                    biased;
-                    error = &mut broken => return Err(error.into()),
-                    lost = recv.lost() => return Err(lost.into()),
-                    allowed = pace.turn(wanted, slowed) => allowed,
-                };
-            }
-            tokio::select! {
-                biased;
-                // What could not be written yet is not wanted any more.
-                lost = recv.lost() => return Err(lost.into()),
-                writable = writer.writable() => writable?,
-            }
-            let sent = send_now(&mut batch.unsent.chunks, &mut batch.allowed, writer, &passed)?;
-            batch.unsent.chunks.drain(..sent);
+        let Some(batch) = batch else { return Ok(()) };
+        if !batch.unsent.chunks.is_empty() {
+            // Boxed: a stream that waits for its client has no room for what it waits for seldom.
+            Box::pin(send_rest(batch, recv, writer, broken.as_mut(), pace, &passed, slowed))
+                .await?;
         }
         turn.carried(books.delivered() - before).await;
     }
+}
+
+/// Sends what is left of a batch, as the kernel takes it and the session's rate lets it through.
+async fn send_rest(
+    mut batch: Batch<'_>,
+    recv: &mut impl RecvStream,
+    writer: &BackendWriter<'_>,
+    mut broken: Pin<&mut impl Future<Output = io::Error>>,
+    pace: Pace<'_>,
+    passed: &impl Fn(usize),
+    slowed: impl Fn(u64),
+) -> Result<(), Failure> {
+    while !batch.unsent.chunks.is_empty() {
+        if batch.allowed == 0 {
+            let wanted = batch.unsent.chunks.iter().map(Bytes::len).sum();
+            batch.allowed = tokio::select! {
+                biased;
+                error = &mut broken => return Err(error.into()),
+                lost = recv.lost() => return Err(lost.into()),
+                allowed = pace.turn(wanted, &slowed) => allowed,
+            };
+        }
+        tokio::select! {
+            biased;
+            // What could not be written yet is not wanted any more.
+            lost = recv.lost() => return Err(lost.into()),
+            writable = writer.writable() => writable?,
+        }
+        let sent = send_now(&mut batch.unsent.chunks, &mut batch.allowed, writer, passed)?;
+        batch.unsent.chunks.drain(..sent);
+    }
+    Ok(())
 }
 
 /// What is left of a batch that was more than the kernel took, or than the session's rate lets through.
