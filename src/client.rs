@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use quinn::{EndpointConfig, TokioRuntime, crypto::rustls::QuicClientConfig};
+use quinn::{EndpointConfig, MtuDiscoveryConfig, TokioRuntime, crypto::rustls::QuicClientConfig};
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub use crate::webtransport::SessionCredit;
@@ -68,6 +68,9 @@ pub struct Options {
     pub protocol: Option<&'static [u8]>,
     /// What else is offered in the handshake.
     pub offer: Offer,
+    /// Whether it is tried out if the path takes larger packets (RFC 9000 section 14.3): a few probes, as soon
+    /// as the handshake is over. Default yes.
+    pub mtu_discovery: bool,
 }
 
 impl Options {
@@ -85,6 +88,7 @@ impl Options {
             session_credit: SessionCredit { data: 64 * 1024 * 1024, bidi: 256, uni: 256 },
             protocol: Some(b"h3"),
             offer: Offer::default(),
+            mtu_discovery: true,
         }
     }
 
@@ -210,7 +214,8 @@ fn client_config(options: &Options) -> io::Result<quinn::ClientConfig> {
         .stream_receive_window(STREAM_WINDOW.into())
         .max_concurrent_bidi_streams(options.max_incoming_streams.into())
         .max_concurrent_uni_streams(options.max_incoming_streams.saturating_add(3).into())
-        .datagram_receive_buffer_size(Some(options.datagram_receive_buffer));
+        .datagram_receive_buffer_size(Some(options.datagram_receive_buffer))
+        .mtu_discovery_config(options.mtu_discovery.then(MtuDiscoveryConfig::default));
     config.transport_config(Arc::new(transport));
     Ok(config)
 }

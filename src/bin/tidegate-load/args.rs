@@ -167,12 +167,15 @@ impl TargetArgs {
         if *insecure {
             words.push("--insecure".into());
         }
-        let OfferArgs { tls_group, tls_suite, no_resumption } = &self.offer;
+        let OfferArgs { tls_group, tls_suite, no_resumption, no_mtu_discovery } = &self.offer;
         for (flag, names) in [("--tls-group", tls_group), ("--tls-suite", tls_suite)] {
             words.extend(names.iter().flat_map(|name| [flag.into(), name.into()]));
         }
         if *no_resumption {
             words.push("--no-resumption".into());
+        }
+        if *no_mtu_discovery {
+            words.push("--no-mtu-discovery".into());
         }
         if let Some(origin) = &self.origin {
             words.extend(["--origin".into(), origin.into()]);
@@ -203,7 +206,7 @@ pub(crate) struct TrustArgs {
     pub(crate) insecure: bool,
 }
 
-/// What is offered in the handshake of TLS, so that servers can be compared that prefer different things.
+/// What connections begin with, so that servers can be compared that prefer different things.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct OfferArgs {
     /// Offer this key exchange, x25519 or X25519MLKEM768 or another one; may be repeated [default: all]
@@ -215,11 +218,15 @@ pub(crate) struct OfferArgs {
     /// Make each handshake a whole one: resume no session
     #[arg(long)]
     pub(crate) no_resumption: bool,
+    /// Do not try out whether the path takes larger packets, which QUIC libraries do at once and browsers only
+    /// after a hundred packets
+    #[arg(long)]
+    pub(crate) no_mtu_discovery: bool,
 }
 
 impl OfferArgs {
     pub(crate) fn offer(&self) -> Offer {
-        let Self { tls_group: groups, tls_suite: suites, no_resumption } = self.clone();
+        let Self { tls_group: groups, tls_suite: suites, no_resumption, .. } = self.clone();
         Offer { groups, suites, no_resumption }
     }
 }

@@ -279,7 +279,11 @@ fn load(target: &TargetArgs, args: &LoadArgs, scenario: (&str, &[Need])) -> Resu
         Err((kind, problem)) => Args::command().error(kind, problem).exit(),
     };
     let resolved = Target::resolve(url, trust).map_err(|e| format!("cannot resolve {url}: {e}"))?;
-    let resolved = Target { offer: target.offer.offer(), ..resolved };
+    let resolved = Target {
+        offer: target.offer.offer(),
+        mtu_discovery: !target.offer.no_mtu_discovery,
+        ..resolved
+    };
     let load = Load::new(resolved, request, args);
     raise_descriptor_limit(&load)?;
     Ok(load)

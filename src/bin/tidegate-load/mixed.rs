@@ -127,7 +127,8 @@ mod tests {
 
     fn target() -> TargetArgs {
         let line = "tidegate-load rr --url https://localhost:4433/echo?x=1 --origin https://a.test \
-                    --token-file t --header a:1 --header a:2 --tls-group x25519 --no-resumption";
+                    --token-file t --header a:1 --header a:2 --tls-group x25519 --no-resumption \
+                    --no-mtu-discovery";
         let hash = format!("--cert-hash {}", "0f".repeat(32));
         let words = line.split(' ').chain(hash.split(' '));
         match Args::parse_from(words).command {
@@ -155,6 +156,7 @@ mod tests {
                 target.offer.offer(),
                 Offer { groups, suites: Vec::new(), no_resumption: true }
             );
+            assert!(target.offer.no_mtu_discovery);
             assert_eq!(target.origin.as_deref(), Some("https://a.test"));
             assert_eq!(target.token_file.as_deref(), Some(Path::new("t")));
             let headers = target.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes()));

@@ -191,6 +191,8 @@ pub(crate) struct Target {
     pub(crate) trust: Trust,
     /// What is offered in the handshake; all there is unless somebody says otherwise.
     pub(crate) offer: Offer,
+    /// Whether connections try out larger packets; yes unless somebody says otherwise.
+    pub(crate) mtu_discovery: bool,
 }
 
 impl Target {
@@ -209,6 +211,7 @@ impl Target {
             server_name,
             trust,
             offer: Offer::default(),
+            mtu_discovery: true,
         })
     }
 

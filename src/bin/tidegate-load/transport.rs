@@ -66,6 +66,7 @@ impl Socket {
         };
         let mut options = Options::new(target.trust.clone());
         options.offer = target.offer.clone();
+        options.mtu_discovery = target.mtu_discovery;
         options.connect_timeout = load.timeout;
         // Long enough that a stalled stream is told as such before its connection is.
         options.idle_timeout = options.idle_timeout.max(load.timeout.saturating_mul(2));
