@@ -207,7 +207,8 @@ async fn send_due(
             Err(error) => return error.into(),
         };
         *is_sending = true;
-        if send.send_data(capsules).await.is_err() {
+        // Boxed: it is seldom, and a session that waits is not to have room for it.
+        if Box::pin(send.send_data(capsules)).await.is_err() {
             // The client is gone, or does not listen; who reads from it hears why.
             return std::future::pending().await;
         }
@@ -265,7 +266,7 @@ impl transport::Session for Session {
         self.give_up_streams();
         // Past it the client takes nothing, not even that it is over. Boxed, since a session that lives is not
         // to have room for its end.
-        _ = timeout(CLOSE_PATIENCE, Box::pin(self.answer(&over))).await;
+        _ = Box::pin(timeout(CLOSE_PATIENCE, self.answer(&over))).await;
         end
     }
 
