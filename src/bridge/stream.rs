@@ -139,34 +139,37 @@ fn bidi(
 }
 
 /// Carries bytes both ways, from the connection's beginning to its end.
-async fn carry(
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps room for its arguments twice")]
+fn carry(
     context: &Context,
     open: &Record,
     mut tcp: BackendConnection,
     send: &mut impl SendStream,
     recv: &mut impl RecvStream,
-) -> StreamEnd {
-    tcp.show(&open.sight);
-    let progress = &open.progress;
-    // Closed after the pumps are gone.
-    let books = StreamBooks::new(context, &open.up, &open.down);
-    let ended = {
-        let (reader, writer) = tcp.split();
-        let up = up::pump(recv, writer, context, books.up, progress);
-        let down = down::pump(reader, send, context, books.down, progress);
-        run_both(pin!(try_join(up, down)), context, progress).await
-    };
-    books.end(reason_of(&ended));
-    match ended {
-        Ok(why) => {
-            tcp.close();
-            why
-        }
-        Err(Cut(why)) => {
-            cut_backend(tcp, why == StreamEnd::SessionEnded && progress.owes_nothing());
-            let_go_of_recv(recv, why, progress);
-            let_go_of_send(send, why, progress);
-            why
+) -> impl Future<Output = StreamEnd> + Send {
+    async move {
+        tcp.show(&open.sight);
+        let progress = &open.progress;
+        // Closed after the pumps are gone.
+        let books = StreamBooks::new(context, &open.up, &open.down);
+        let ended = {
+            let (reader, writer) = tcp.split();
+            let up = up::pump(recv, writer, context, books.up, progress);
+            let down = down::pump(reader, send, context, books.down, progress);
+            run_both(pin!(try_join(up, down)), context, progress).await
+        };
+        books.end(reason_of(&ended));
+        match ended {
+            Ok(why) => {
+                tcp.close();
+                why
+            }
+            Err(Cut(why)) => {
+                cut_backend(tcp, why == StreamEnd::SessionEnded && progress.owes_nothing());
+                let_go_of_recv(recv, why, progress);
+                let_go_of_send(send, why, progress);
+                why
+            }
         }
     }
 }

@@ -33,60 +33,63 @@ pub(super) enum Down {
 }
 
 /// Carries the backend's bytes to the client, and their end with them.
-pub(super) async fn pump(
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps room for its arguments twice")]
+pub(super) fn pump(
     mut reader: BackendReader<'_>,
     send: &mut impl SendStream,
     context: &Context,
     books: &HalfBooks,
     progress: &Progress,
-) -> Result<Down, Cut> {
-    let mut stopped = pin!(send.stopped());
-    let pace = Pace::new(context.rates.bytes_down.as_deref(), progress);
-    let slowed = |bytes| context.metrics().down.slowed_bytes.inc_by(bytes);
-    let mut turn = Turn::default();
-    let error = loop {
-        let read = tokio::select! {
-            biased;
-            error = &mut stopped => break error,
-            read = poll_fn(|cx| poll_chunk(&mut reader, pace.turn_bytes(), cx)) => read,
-        };
-        let chunk = read.map_err(|error| Cut(backend_broke(&error)))?;
-        if chunk.is_empty() {
-            believe_the_end(progress)?;
-            send.finish();
-            progress.end_down();
-            return Ok(Down::Finished);
-        }
-        progress.hold(true);
-        let mut handover = Handover::new(chunk, context, books);
-        if pace.is_limited() {
-            let bytes = handover.chunk().len();
-            tokio::select! {
+) -> impl Future<Output = Result<Down, Cut>> + Send {
+    async move {
+        let mut stopped = pin!(send.stopped());
+        let pace = Pace::new(context.rates.bytes_down.as_deref(), progress);
+        let slowed = |bytes| context.metrics().down.slowed_bytes.inc_by(bytes);
+        let mut turn = Turn::default();
+        let error = loop {
+            let read = tokio::select! {
                 biased;
                 error = &mut stopped => break error,
-                // All of it, which is at most what goes in one turn.
-                _ = pace.turn(bytes, slowed) => {}
+                read = poll_fn(|cx| poll_chunk(&mut reader, pace.turn_bytes(), cx)) => read,
+            };
+            let chunk = read.map_err(|error| Cut(backend_broke(&error)))?;
+            if chunk.is_empty() {
+                believe_the_end(progress)?;
+                send.finish();
+                progress.end_down();
+                return Ok(Down::Finished);
             }
-        }
-        if let Err(error) = send.write(handover.chunk()).await {
-            break error;
-        }
-        let bytes = handover.bytes as u64;
-        drop(handover);
-        progress.hold(false);
-        progress.move_bytes();
-        turn.carried(bytes).await;
-    };
-    match error {
-        SendError::Lost => Err(Cut(StreamEnd::ConnectionLost)),
-        SendError::Stopped(client_code) => {
-            trace!(client_code, "The client stopped reading a stream.");
-            // RFC 9000 section 3.5: who is asked to stop resets, with the code it was given.
-            send.reset(client_code.unwrap_or(0));
-            books.end(StreamEnd::ClientStopped);
+            progress.hold(true);
+            let mut handover = Handover::new(chunk, context, books);
+            if pace.is_limited() {
+                let bytes = handover.chunk().len();
+                tokio::select! {
+                    biased;
+                    error = &mut stopped => break error,
+                    // All of it, which is at most what goes in one turn.
+                    _ = pace.turn(bytes, slowed) => {}
+                }
+            }
+            if let Err(error) = send.write(handover.chunk()).await {
+                break error;
+            }
+            let bytes = handover.bytes as u64;
+            drop(handover);
             progress.hold(false);
-            progress.end_down();
-            Ok(Down::Stopped)
+            progress.move_bytes();
+            turn.carried(bytes).await;
+        };
+        match error {
+            SendError::Lost => Err(Cut(StreamEnd::ConnectionLost)),
+            SendError::Stopped(client_code) => {
+                trace!(client_code, "The client stopped reading a stream.");
+                // RFC 9000 section 3.5: who is asked to stop resets, with the code it was given.
+                send.reset(client_code.unwrap_or(0));
+                books.end(StreamEnd::ClientStopped);
+                progress.hold(false);
+                progress.end_down();
+                Ok(Down::Stopped)
+            }
         }
     }
 }

@@ -53,37 +53,40 @@ impl From<io::Error> for Failure {
 }
 
 /// Carries the client's bytes to the backend, and their end with them.
-pub(super) async fn pump(
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps room for its arguments twice")]
+pub(super) fn pump(
     recv: &mut impl RecvStream,
     writer: BackendWriter<'_>,
     context: &Context,
     books: &HalfBooks,
     progress: &Progress,
-) -> Result<Up, Cut> {
-    let error = match carry(recv, &writer, context, books, progress).await {
-        // On failure the backend will not get the FIN, so it was not passed on.
-        Ok(()) => match writer.finish().await {
-            Ok(()) => {
-                progress.end_up();
-                return Ok(Up::Finished);
+) -> impl Future<Output = Result<Up, Cut>> + Send {
+    async move {
+        let error = match carry(recv, &writer, context, books, progress).await {
+            // On failure the backend will not get the FIN, so it was not passed on.
+            Ok(()) => match writer.finish().await {
+                Ok(()) => {
+                    progress.end_up();
+                    return Ok(Up::Finished);
+                }
+                // Unlike a write, a shutdown does not take the socket's error: nothing to doubt. Where it
+                // writes, over TLS, an end of file alone is no clean end.
+                Err(error) => error,
+            },
+            Err(Failure::Client(lost)) => return Err(lost.into()),
+            Err(Failure::Backend(error)) => {
+                if error.kind() != io::ErrorKind::BrokenPipe {
+                    progress.doubt_the_end(backend_broke(&error));
+                }
+                error
             }
-            // Unlike a write, a shutdown does not take the socket's error: nothing to doubt. Where it
-            // writes, over TLS, an end of file alone is no clean end.
-            Err(error) => error,
-        },
-        Err(Failure::Client(lost)) => return Err(lost.into()),
-        Err(Failure::Backend(error)) => {
-            if error.kind() != io::ErrorKind::BrokenPipe {
-                progress.doubt_the_end(backend_broke(&error));
-            }
-            error
-        }
-    };
-    let why = backend_broke(&error);
-    recv.stop(why.code());
-    books.end(why);
-    progress.end_up();
-    Ok(Up::Broken(why))
+        };
+        let why = backend_broke(&error);
+        recv.stop(why.code());
+        books.end(why);
+        progress.end_up();
+        Ok(Up::Broken(why))
+    }
 }
 
 /// Carries bytes until the client's FIN.
