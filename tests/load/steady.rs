@@ -101,6 +101,9 @@ async fn every_fault_is_found_and_named() {
         assert_eq!(code, Some(1), "{scenario} {fault:?}: {report}");
         assert_eq!(report["ok"], false, "{scenario} {fault:?}");
         assert!(kinds(&report).contains(&kind), "{scenario} {fault:?}: {report}");
+        // What an operation says itself is not said of its lane as well.
+        let is_of_lane = kinds(&report).contains(&"unanswered");
+        assert_eq!(is_of_lane, kind == "unanswered", "{scenario} {fault:?}: {report}");
     }
 }
 

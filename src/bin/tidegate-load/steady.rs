@@ -63,6 +63,11 @@ pub(crate) trait Work: Sync {
         true
     }
 
+    /// Whether each operation looks itself that it gets on. Else its lane does.
+    fn has_deadlines(&self) -> bool {
+        false
+    }
+
     /// How often the client's address changes.
     fn moves_every(&self) -> Option<Duration> {
         None

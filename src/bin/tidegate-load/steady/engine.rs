@@ -382,8 +382,8 @@ impl<W: Work> Worker<'_, W> {
         // A lane of connections is not stuck while they are there; what one does has its own deadlines.
         let stuck = async {
             match session {
-                Some(_) => lane.stuck(load.timeout).await,
-                None => future::pending().await,
+                Some(_) if !self.run.work.has_deadlines() => lane.stuck(load.timeout).await,
+                _ => future::pending().await,
             }
         };
         let ended = tokio::select! {

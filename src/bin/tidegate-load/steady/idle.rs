@@ -25,6 +25,10 @@ impl Work for Idle {
         &[Need::Streams]
     }
 
+    fn has_deadlines(&self) -> bool {
+        true
+    }
+
     async fn run(&self, place: Place<'_>, lane: &Lane<'_>) -> Result<(), Failure> {
         let Some(end) = lane.window.end else {
             return Err(Failure::new(Kind::Unanswered, "idle sessions need a duration"));

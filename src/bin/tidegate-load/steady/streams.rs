@@ -22,6 +22,10 @@ impl Work for Streams {
         false
     }
 
+    fn has_deadlines(&self) -> bool {
+        true
+    }
+
     async fn run(&self, place: Place<'_>, lane: &Lane<'_>) -> Result<(), Failure> {
         let session = place.session()?;
         lane.each(async |number| {
