@@ -81,6 +81,7 @@ impl Work for Datagrams {
 /// Takes a datagram that came.
 fn hear(ledger: &mut Ledger, lane: &Lane<'_>, datagram: &[u8]) {
     let (count, now) = (lane.tally.count(), Instant::now());
+    let before = ledger.in_flight();
     match ledger.arrived(datagram, now) {
         Arrival::Returned { time, overtaken } => {
             count.datagrams_returned.inc();
@@ -93,6 +94,8 @@ fn hear(ledger: &mut Ledger, lane: &Lane<'_>, datagram: &[u8]) {
         Arrival::Duplicate => count.datagrams_duplicated.inc(),
         Arrival::Wrong(what) => {
             count.datagrams_wrong.inc();
+            // Nobody waits for it any more.
+            lane.over(u64::from(before - ledger.in_flight()));
             lane.tally
                 .failed(Failure::new(Kind::DatagramWrong, format!("lane {}: {what}", lane.number)));
         }
