@@ -107,7 +107,12 @@ fn run(args: &Args) -> Result<(), Failure> {
     };
     let place = place::Place::look(&bench, &plan);
     let cells = measure::rounds(&bench, &plan)?;
-    let memory = if plan.memory { memory::measure(&bench, &plan)? } else { Vec::new() };
+    // What was measured is told, whatever becomes of the last part.
+    let memory = if plan.memory { memory::measure(&bench, &plan) } else { Ok(Vec::new()) };
+    let (memory, failed) = match memory {
+        Ok(memory) => (memory, None),
+        Err(failure) => (Vec::new(), Some(failure)),
+    };
     let report = Report { place, plan, cells, memory };
     if let Some(file) = &args.json {
         fs::write(file, report.to_json()?)?;
@@ -117,7 +122,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         fs::write(file, &text)?;
     }
     print!("{text}");
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 /// Those that are named, or all.

@@ -260,10 +260,15 @@ pub(crate) fn load(
     })
 }
 
-/// What nginx does to every connection whose client has finished first: it ends TLS without `close_notify`, which the
-/// load takes for a cut transfer. Figures of what was done until then are right.
+/// How some servers end what was right until then, so that the figures are. nginx ends TLS without `close_notify`
+/// where the client has finished first, which the load takes for a cut transfer; `h3-webtransport` does not answer
+/// a session's end.
 fn is_known(kind: Kind, error: &str) -> bool {
-    kind == Kind::Nginx && error.contains("without sending TLS close_notify")
+    match kind {
+        Kind::Nginx => error.contains("without sending TLS close_notify"),
+        Kind::H3Webtransport => error.contains("close-unanswered"),
+        _ => false,
+    }
 }
 
 /// What a report says was wrong. Lost datagrams are no error.
