@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    harness::{pattern, soon},
+    harness::{Setup, pattern, soon},
     memory::GatewayProcess,
 };
 
@@ -178,4 +178,33 @@ async fn a_backend_that_does_not_read_one_stream_holds_up_no_other() {
     assert!(back.len() as u64 >= whole, "{} of {whole}", back.len());
     assert!(back.chunks(wanted.len()).all(|block| wanted.starts_with(block)), "what came differs");
     session.close(0, "").await;
+}
+
+/// What a connection may have in flight is shared by its streams. The others go on when a backend reads again.
+#[tokio::test]
+async fn stalled_streams_that_fill_the_connections_window_hold_up_the_others_until_they_are_read() {
+    let server = Server::start().await;
+    let windows = "[listener.transport]\nstream_window = \"64KiB\"\nconnection_window = \"256KiB\"";
+    let setup = Setup::new().route("/x", Some(server.address), None).listener(windows);
+    let gateway = setup.start().await;
+    let session = gateway.session("/x").await;
+    let filled = join_all((0..4).map(|_| async {
+        let (mut send, recv) = session.open_bidi().await.unwrap();
+        send.write(&[HOLD]).await.unwrap();
+        let whole = fill(&mut send).await;
+        (send, recv, whole)
+    }));
+    let filled = filled.await;
+
+    let mut echo = Box::pin(others_flow(&session, 1));
+    assert!(timeout(STANDSTILL, &mut echo).await.is_err(), "there was credit left");
+    server.go_on.notify_waiters();
+    for (mut send, mut recv, whole) in filled {
+        send.finish();
+        let back = soon(recv.read_to_end(usize::MAX)).await.unwrap();
+        assert!(back.len() as u64 >= whole, "{} of {whole}", back.len());
+    }
+    soon(echo).await;
+    session.close(0, "").await;
+    gateway.shut_down().await;
 }
