@@ -86,13 +86,15 @@ impl Deadlines {
     }
 
     fn look(&mut self, now: Instant, carried: impl Fn() -> u64) -> Option<Due> {
+        // First, so that the client hears it even where whoever looks comes late.
+        if self.notice.take_if(|moment| *moment <= now).is_some() {
+            return Some(Due::Notice);
+        }
         if let Some((_, why)) = self.end.filter(|(moment, _)| *moment <= now) {
             return Some(Due::End(why));
         }
-        if self.idle.as_mut().is_some_and(|idle| idle.is_over(carried(), now)) {
-            return Some(Due::End(Ending::SessionIdle));
-        }
-        self.notice.take_if(|moment| *moment <= now).map(|_| Due::Notice)
+        let is_idle = self.idle.as_mut().is_some_and(|idle| idle.is_over(carried(), now));
+        is_idle.then_some(Due::End(Ending::SessionIdle))
     }
 
     async fn sleep_until(&mut self, moment: Instant) {
@@ -212,8 +214,17 @@ mod tests {
         let began = deadlines.began;
         tokio::time::advance(SECOND).await;
         deadlines.end_at(began, Ending::SessionLifetime);
+        assert_eq!(deadlines.due(NOTHING).await, Due::Notice);
         assert_eq!(deadlines.due(NOTHING).await, Due::End(Ending::SessionLifetime));
         assert_eq!(began.elapsed(), SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_client_is_told_even_where_the_look_comes_after_the_end() {
+        let mut deadlines = deadlines(Some(10 * SECOND), None);
+        tokio::time::advance(11 * SECOND).await;
+        assert_eq!(deadlines.due(NOTHING).await, Due::Notice);
+        assert_eq!(deadlines.due(NOTHING).await, Due::End(Ending::SessionLifetime));
     }
 
     #[tokio::test(start_paused = true)]

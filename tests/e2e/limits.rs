@@ -244,18 +244,20 @@ async fn streams_that_are_opened_at_once_all_come_through_their_connections_rate
     }
 }
 
+/// How long before is for the deadlines' own tests, on a clock of theirs.
 #[tokio::test]
 async fn a_session_at_its_lifetime_is_asked_to_end_and_closed_with_its_reason() {
-    let keys = "limits = { session_lifetime = \"500ms\" }";
-    let gateway = Setup::new().route_with("/x", None, Some(echo_udp().await), keys).start().await;
+    let lifetime = Duration::from_secs(2);
+    let keys = format!("limits = {{ session_lifetime = \"{}s\" }}", lifetime.as_secs());
+    let gateway = Setup::new().route_with("/x", None, Some(echo_udp().await), &keys).start().await;
     let begun = Instant::now();
     let session = gateway.session("/x").await;
     echoes(&session).await;
+    // False where the session ends without it.
     assert!(soon(session.draining()).await);
-    assert!(begun.elapsed() < Duration::from_millis(500), "in time: {:?}", begun.elapsed());
     let closed = Closed::ByServer { code: 5, reason: "session_lifetime".to_owned() };
     assert_eq!(soon(session.closed()).await, closed);
-    assert!(begun.elapsed() >= Duration::from_millis(500));
+    assert!(begun.elapsed() >= lifetime, "{:?}", begun.elapsed());
     let labels = [("reason", "session_lifetime")];
     gateway.metric_reaches("tidegate_session_ends_total", &labels, 1.0).await;
     gateway.shut_down().await;
@@ -264,7 +266,7 @@ async fn a_session_at_its_lifetime_is_asked_to_end_and_closed_with_its_reason() 
 /// One session says something all the time, the other has said its last word.
 #[tokio::test]
 async fn a_session_that_says_nothing_is_closed_and_others_go_on() {
-    let keys = "limits = { session_idle = \"400ms\" }";
+    let keys = "limits = { session_idle = \"1500ms\" }";
     let tcp = crate::harness::echo_tcp().await;
     let gateway =
         Setup::new().route_with("/x", Some(tcp), Some(echo_udp().await), keys).start().await;
@@ -275,7 +277,7 @@ async fn a_session_that_says_nothing_is_closed_and_others_go_on() {
     assert_eq!(soon(recv.read()).await.unwrap().unwrap(), &b"last"[..]);
     let closed = async {
         let closed = soon(quiet.closed()).await;
-        assert!(begun.elapsed() >= Duration::from_millis(400), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() >= Duration::from_millis(1_500), "{:?}", begun.elapsed());
         closed
     };
     let talk = async {
