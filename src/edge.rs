@@ -87,7 +87,7 @@ pub struct Edge {
     keys: Keys,
 }
 
-/// A connection whose handshake is done, on the worker that serves it.
+/// A connection that was let in, on the worker that serves it.
 #[derive(Debug)]
 pub struct Accepted {
     /// The connection.
@@ -98,6 +98,34 @@ pub struct Accepted {
     pub address: SocketAddr,
     /// The index of the worker: this task runs on its thread.
     pub worker: u8,
+}
+
+/// What is done with connections, on their workers.
+pub trait Serve: Clone + Send + Sync + 'static {
+    /// What [`Serve::serve`] is to know of the greeting.
+    type Greeted: Send;
+
+    /// Says what a client may hear while its handshake still goes on, before it has proved anything; a client that
+    /// has to show a certificate hears it once it has. Must not block.
+    fn greet(&self, accepted: &Accepted) -> Self::Greeted;
+
+    /// Serves a connection whose handshake is done, until it ends.
+    fn serve(&self, accepted: Accepted, greeted: Self::Greeted) -> impl Future<Output = ()> + Send;
+}
+
+/// Without a greeting.
+impl<F, Fut> Serve for F
+where
+    F: Fn(Accepted) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = ()> + Send,
+{
+    type Greeted = ();
+
+    fn greet(&self, _: &Accepted) {}
+
+    fn serve(&self, accepted: Accepted, (): ()) -> impl Future<Output = ()> + Send {
+        self(accepted)
+    }
 }
 
 /// A UDP address that a listener is bound to.
@@ -251,35 +279,31 @@ impl Edge {
         self.workers
     }
 
-    /// Starts the workers. Each connection's handshake and then `serve` run in one task of
+    /// Starts the workers. Each connection's handshake and then its service run in one task of
     /// `lifecycle`, on the connection's worker. `clients` says whether its address may have it, and
     /// `memory` whether there is any for it.
     ///
     /// # Errors
     /// The system gave no thread, or a worker on it not what it needs. Then none of them runs.
-    pub fn start<F, Fut>(
+    pub fn start(
         self,
         lifecycle: &Lifecycle,
         clients: &Arc<Clients>,
         memory: &Arc<Memory>,
-        serve: F,
-    ) -> Result<Workers, EdgeError>
-    where
-        F: Fn(Accepted) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
-    {
+        serve: impl Serve,
+    ) -> Result<Workers, EdgeError> {
         Workers::start(self.into_workers(lifecycle, clients, memory, &serve))
             .map_err(|source| EdgeError::System { what: "start the workers", source })
     }
 
     /// The workers, each with its sockets. Nothing runs yet.
-    fn into_workers<F: Clone>(
+    fn into_workers<S: Serve>(
         self,
         lifecycle: &Lifecycle,
         clients: &Arc<Clients>,
         memory: &Arc<Memory>,
-        serve: &F,
-    ) -> Vec<Worker<F>> {
+        serve: &S,
+    ) -> Vec<Worker<S>> {
         let counts = Arc::new(Counts::default());
         let mut workers: Vec<_> = (0..self.workers)
             .map(|index| Worker {

@@ -33,7 +33,7 @@ use crate::{
     admin::{Admin, HttpServer, LogFilter},
     backend::{Backends, Keeper, Resolve, SystemResolver},
     config::{self, Config},
-    edge::{Accepted, BoundAddress, CertificateInfo, Edge, EdgeError, Workers},
+    edge::{Accepted, BoundAddress, CertificateInfo, Edge, EdgeError, Serve, Workers},
     lifecycle::Lifecycle,
     limit::{Clients, Linux, Memory},
     metrics::Metrics,
@@ -129,10 +129,7 @@ impl Gateway {
         let (addresses, listeners) = (edge.addresses().to_vec(), edge.listeners().clone());
         let services = services(&config, &addresses, &lifecycle, &metrics);
         let services: Services = Arc::new(ArcSwap::from_pointee(services));
-        let serve = {
-            let (services, context) = (Arc::clone(&services), Arc::clone(&context));
-            move |accepted| serve(accepted, Arc::clone(&services), Arc::clone(&context))
-        };
+        let serve = Server { services: Arc::clone(&services), context: Arc::clone(&context) };
         let workers = edge.start(&lifecycle, &clients, &memory, serve)?;
 
         let keeper = Keeper::new(control.clone());
@@ -193,14 +190,30 @@ fn services(
     addresses.iter().filter_map(service).collect()
 }
 
-/// Serves one connection, on its worker.
-async fn serve(accepted: Accepted, services: Services, context: Arc<SessionContext>) {
-    let Some(service) = services.load().get(&accepted.address).cloned() else { return };
-    let lifecycle = service.lifecycle.clone();
-    let on_request = move |request| {
-        lifecycle.spawn(session::run(request, Arc::clone(&context)));
-    };
-    webtransport::serve(accepted.connection, service, on_request).await;
+/// Serves connections, each on its worker.
+#[derive(Clone)]
+struct Server {
+    services: Services,
+    context: Arc<SessionContext>,
+}
+
+impl Serve for Server {
+    /// `None`: nobody serves this address any more.
+    type Greeted = Option<(webtransport::Greeting, Arc<webtransport::Service>)>;
+
+    fn greet(&self, accepted: &Accepted) -> Self::Greeted {
+        let service = self.services.load().get(&accepted.address).cloned()?;
+        Some((webtransport::greet(&accepted.connection, &service), service))
+    }
+
+    async fn serve(&self, accepted: Accepted, greeted: Self::Greeted) {
+        let Some((greeting, service)) = greeted else { return };
+        let (lifecycle, context) = (service.lifecycle.clone(), Arc::clone(&self.context));
+        let on_request = move |request| {
+            lifecycle.spawn(session::run(request, Arc::clone(&context)));
+        };
+        webtransport::serve(accepted.connection, greeting, service, on_request).await;
+    }
 }
 
 /// Watches the memory until the control side ends.

@@ -1,6 +1,6 @@
 //! WebTransport over HTTP/3: a QUIC connection becomes session requests, and those become sessions.
 //!
-//! What comes in is an established QUIC connection ([`serve`]); what goes out are session requests,
+//! What comes in is a QUIC connection, to [`greet`] and then to [`serve`]; what goes out are session requests,
 //! which implement [`crate::transport::SessionRequest`] and become sessions with streams and datagrams.
 //! What is hidden: HTTP/3 itself, QPACK, four generations of WebTransport and their settings, capsules,
 //! error codes, and what comes before its time.
@@ -64,8 +64,9 @@ pub(crate) mod varint;
 mod tests;
 
 pub use self::{
-    connection::{Service, serve},
+    connection::{Service, greet, serve},
     datagram::Datagrams,
+    demux::Greeting,
     dialect::Dialect,
     flow::SessionCredit,
     offline::{OfflineRequest, Unread, offer},

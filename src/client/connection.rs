@@ -25,7 +25,7 @@ use crate::{
         capsule::Counted,
         codes::{self, error, stream},
         control, datagram,
-        demux::{Demux, Opener, RequestContext},
+        demux::{Demux, Greeting, Opener, RequestContext},
         dialect,
         flow::Flow,
         guard::Sender,
@@ -104,12 +104,13 @@ impl Connection {
             max_section_bytes: MAX_SECTION_BYTES,
             sender: Sender::Server,
         };
-        let control_head = dialect::control_stream_head(MAX_SECTION_BYTES, ours);
+        let head = dialect::control_stream_head(MAX_SECTION_BYTES, ours);
+        let greeting = Greeting::new(quic.clone(), head);
         let built = h3::client::builder()
             .send_grease(false)
             .enable_datagram(true)
             .enable_extended_connect(true)
-            .build(Demux::new(context, requests, control_head))
+            .build(Demux::new(context, requests, greeting))
             .await;
         let Ok((h3, requests)) = built else {
             let reason = quic.close_reason();

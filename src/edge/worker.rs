@@ -16,7 +16,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use quinn::{Connecting, Endpoint, EndpointConfig, Incoming, Runtime as _, VarInt};
+use quinn::{Endpoint, EndpointConfig, Incoming, Runtime as _, VarInt, ZeroRttAccepted};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::oneshot,
@@ -25,7 +25,7 @@ use tokio::{
 use tracing::{debug, error};
 
 use super::{
-    Accepted, Listener,
+    Accepted, Listener, Serve,
     admission::{Counts, Refused, Verdict},
     runtime::Unbudgeted,
     sample::{SampledSocket, Sampler},
@@ -48,7 +48,7 @@ const EXCESSIVE_LOAD: VarInt = VarInt::from_u32(0x107);
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 
 /// What a worker is made of. Moved to its thread whole.
-pub(super) struct Worker<F> {
+pub(super) struct Worker<S> {
     pub(super) index: u8,
     /// Its socket of each address.
     pub(super) sockets: Vec<(Arc<Listener>, UdpSocket)>,
@@ -57,7 +57,7 @@ pub(super) struct Worker<F> {
     pub(super) clients: Arc<Clients>,
     pub(super) memory: Arc<Memory>,
     pub(super) lifecycle: Lifecycle,
-    pub(super) serve: F,
+    pub(super) serve: S,
 }
 
 /// The running workers. Dropping them without [`Workers::stop`] stops them too, but waits for nothing.
@@ -81,11 +81,7 @@ impl Workers {
     ///
     /// # Errors
     /// What one of them is missing. None runs then.
-    pub(super) fn start<F, Fut>(workers: Vec<Worker<F>>) -> io::Result<Self>
-    where
-        F: Fn(Accepted) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
-    {
+    pub(super) fn start(workers: Vec<Worker<impl Serve>>) -> io::Result<Self> {
         let (ready, started) = mpsc::sync_channel(workers.len());
         let mut threads = Vec::new();
         let begun = workers.into_iter().try_for_each(|worker| {
@@ -145,11 +141,7 @@ fn all_sockets(
     Ok(sockets)
 }
 
-impl<F, Fut> Worker<F>
-where
-    F: Fn(Accepted) -> Fut + Clone + Send + Sync + 'static,
-    Fut: Future<Output = ()> + Send + 'static,
-{
+impl<S: Serve> Worker<S> {
     fn start(self, started: Started) -> io::Result<WorkerThread> {
         let (stop, stopped) = oneshot::channel();
         let (end, ended) = oneshot::channel();
@@ -273,24 +265,33 @@ where
             }
         };
 
+        // What a server says before quinn has sent anything goes with its part of the handshake, as 0.5-RTT data
+        // (RFC 8446 section 2); each server may do so. Where a certificate decides who may connect, it comes first.
+        let Ok((connection, over)) = connecting.into_0rtt() else { return };
+        let name = Arc::clone(&listener.name);
+        let accepted =
+            Accepted { connection, listener: name, address: door.address, worker: self.index };
+        let early = listener.clients.is_none().then(|| self.serve.greet(&accepted));
+
         // Counted here and not in the task, so that a burst cannot pass a limit.
         let counted = (self.counts.connection(), listener.metrics.connection_opened());
         let handshake = self.counts.handshake();
-        let (listener, address) = (Arc::clone(listener), door.address);
-        let (worker, deadline, serve) = (self.index, live.handshake_timeout, self.serve.clone());
-        let clients = Arc::clone(&self.clients);
+        let (listener, deadline) = (Arc::clone(listener), live.handshake_timeout);
+        let (serve, clients) = (self.serve.clone(), Arc::clone(&self.clients));
         self.lifecycle.spawn(async move {
             let _counted = counted;
-            let connection = shake_hands(connecting, deadline, &listener).await;
+            let is_established = shake_hands(&accepted, over, deadline, &listener.metrics).await;
             drop(handshake);
-            let Some(connection) = connection else { return };
+            if !is_established {
+                return;
+            }
             let Some(_place) = place.or_else(|| clients.connection(client.ip())) else {
                 // Several attempts at once passed the first look.
                 listener.metrics.refused_client_connections.inc();
-                return connection.close(EXCESSIVE_LOAD, b"client_connections");
+                return accepted.connection.close(EXCESSIVE_LOAD, b"client_connections");
             };
-            let listener = Arc::clone(&listener.name);
-            serve(Accepted { connection, listener, address, worker }).await;
+            let greeted = early.unwrap_or_else(|| serve.greet(&accepted));
+            serve.serve(accepted, greeted).await;
         });
     }
 }
@@ -313,32 +314,37 @@ struct Door {
     endpoint: Endpoint,
 }
 
-/// Giving up drops the attempt, which closes the connection.
+/// Waits for the end of the handshake; false if it did not come to one. Dropping the connection then closes it.
 async fn shake_hands(
-    connecting: Connecting,
+    Accepted { connection, listener, .. }: &Accepted,
+    over: ZeroRttAccepted,
     deadline: Duration,
-    listener: &Listener,
-) -> Option<quinn::Connection> {
-    let metrics = &listener.metrics;
-    let client = connecting.remote_address();
+    metrics: &ListenerMetrics,
+) -> bool {
+    let client = connection.remote_address();
     let begun = Instant::now();
-    match timeout(deadline, connecting).await {
-        Ok(Ok(connection)) => {
-            metrics.established.inc();
-            metrics.handshake_took(begun.elapsed());
-            Some(connection)
-        }
-        Ok(Err(error)) => {
-            metrics.handshake_failed.inc();
-            debug!(%client, listener = %listener.name, %error, "A handshake failed.");
-            None
-        }
-        Err(_) => {
-            metrics.handshake_timeout.inc();
-            debug!(%client, listener = %listener.name, ?deadline, "A handshake took too long.");
-            None
-        }
+    // What it says is whether there were 0-RTT data, and there never are.
+    if timeout(deadline, over).await.is_err() {
+        metrics.handshake_timeout.inc();
+        debug!(%client, %listener, ?deadline, "A handshake took too long.");
+        return false;
     }
+    if let Some(error) = connection.close_reason()
+        && !is_established(connection)
+    {
+        metrics.handshake_failed.inc();
+        debug!(%client, %listener, %error, "A handshake failed.");
+        return false;
+    }
+    metrics.established.inc();
+    metrics.handshake_took(begun.elapsed());
+    true
+}
+
+/// Whether a connection that is closed by now had been established: only then does TLS part with such keys
+/// (RFC 8446 section 7.5).
+fn is_established(connection: &quinn::Connection) -> bool {
+    connection.export_keying_material(&mut [0; 1], b"EXPORTER-tidegate", b"").is_ok()
 }
 
 async fn close(endpoint: &Endpoint) {

@@ -11,7 +11,7 @@ use super::{
     codes::{self, error, stream},
     control::{self, Fault, SettingsSlot},
     datagram::{self, Together},
-    demux::{Demux, RequestContext, RequestStream},
+    demux::{Demux, Greeting, RequestContext, RequestStream},
     dialect,
     flow::SessionCredit,
     gate::Gate,
@@ -72,9 +72,23 @@ pub struct Service {
     pub listener: ListenerMetrics,
 }
 
-/// Serves a connection until it ends. Session requests go to `on_request`, which must not block.
+/// Says the gateway's SETTINGS on a connection whose handshake may still go on. [`serve`] says what the client
+/// has given no credit for yet.
+///
+/// A client that has them with the server's part of the handshake can ask for its session with its own part of it,
+/// a round trip earlier. They are no secret, and nothing of the client's is read yet.
+pub fn greet(quic: &quinn::Connection, service: &Service) -> Greeting {
+    let head = dialect::control_stream_head(service.header_bytes, service.session_credit);
+    let mut greeting = Greeting::new(quic.clone(), head);
+    greeting.begin();
+    greeting
+}
+
+/// Serves a connection until it ends, once its handshake is done and the client has been greeted. Session
+/// requests go to `on_request`, which must not block.
 pub async fn serve(
     quic: quinn::Connection,
+    greeting: Greeting,
     service: Arc<Service>,
     on_request: impl Fn(SessionRequest) + Send,
 ) {
@@ -88,8 +102,7 @@ pub async fn serve(
         max_section_bytes: service.header_bytes,
         sender: Sender::Client,
     };
-    let control_head = dialect::control_stream_head(service.header_bytes, service.session_credit);
-    let demux = Demux::new(context.clone(), requests.clone(), control_head);
+    let demux = Demux::new(context.clone(), requests.clone(), greeting);
     // Boxed: it takes most of a connection's memory, and only for a moment.
     let Some(mut h3) = Box::pin(begin(demux, &quic, &service)).await else { return };
 
@@ -135,7 +148,7 @@ pub async fn serve(
     connection.count_waiting();
 }
 
-/// Begins HTTP/3: opens the control stream and says the settings on it.
+/// Begins HTTP/3: opens the control stream and says the settings on it, as far as that is not done.
 ///
 /// A client has to give credit for that from the start (RFC 9114 section 6.2). One that does not is given
 /// up in time, and at once where the gateway drains: there can be no session to wait for.

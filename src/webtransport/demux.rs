@@ -2,17 +2,18 @@
 //!
 //! h3 knows its transport by the public traits of `h3::quic`. [`Demux`] implements them on the streams
 //! that the connection's task has found to be requests, so h3 never sees a WebTransport stream, and the
-//! gateway's own SETTINGS go out in place of h3's. Request streams pass through the [`Guard`].
+//! gateway's own SETTINGS go out in place of h3's, by a [`Greeting`]. Request streams pass through the
+//! [`Guard`].
 //!
 //! The client's control and QPACK streams do not reach h3 either (see `control`), and the gateway's own
 //! QPACK streams are never opened, since its table has no room (RFC 9204 section 4.2).
 
 use std::{
     collections::{HashMap, VecDeque},
-    io,
+    fmt, io, mem,
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Buf, Bytes};
@@ -63,21 +64,68 @@ pub(crate) struct RequestContext {
 pub(crate) struct Demux {
     context: RequestContext,
     requests: Queue<RequestStream>,
-    /// Opens the control stream; given up once it has.
-    opener: Option<h3_quinn::Connection>,
-    control_head: Option<Bytes>,
+    /// Given up once h3 has the control stream.
+    greeting: Option<Greeting>,
 }
 
 impl Demux {
-    /// A backend that hands h3 the streams of `requests` and writes `control_head` where h3 would write
-    /// its own SETTINGS.
+    /// A backend that hands h3 the streams of `requests`, and has the greeting said where h3 would open its
+    /// control stream.
     pub(crate) fn new(
         context: RequestContext,
         requests: Queue<RequestStream>,
-        control_head: Bytes,
+        greeting: Greeting,
     ) -> Self {
-        let opener = Some(h3_quinn::Connection::new(context.quic.clone()));
-        Self { context, requests, opener, control_head: Some(control_head) }
+        Self { context, requests, greeting: Some(greeting) }
+    }
+}
+
+/// What a side says before all else: its control stream, up to the end of its SETTINGS.
+///
+/// It is said as soon as the transport can send (RFC 9114 section 7.2.4.2): by a server before the client's
+/// handshake is done.
+pub struct Greeting {
+    opener: h3_quinn::Connection,
+    /// The beginning of the control stream.
+    head: Bytes,
+    /// The control stream, once it is open.
+    control: Option<Box<Control>>,
+}
+
+impl Greeting {
+    /// Nothing is said yet.
+    pub(crate) fn new(quic: quinn::Connection, head: Bytes) -> Self {
+        Self { opener: h3_quinn::Connection::new(quic), head, control: None }
+    }
+
+    /// Says as much as the other side gives credit for by now.
+    pub(crate) fn begin(&mut self) {
+        let mut now = Context::from_waker(Waker::noop());
+        // Errors show again where the rest is to be said.
+        if let Poll::Ready(Ok(mut control)) = self.poll_open(&mut now) {
+            _ = control.poll_write(&mut now);
+            self.control = Some(control);
+        }
+    }
+
+    fn poll_open(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Box<Control>, StreamErrorIncoming>> {
+        if let Some(control) = self.control.take() {
+            return Poll::Ready(Ok(control));
+        }
+        let stream = ready!(OpenStreams::<Bytes>::poll_open_send(&mut self.opener, cx))?;
+        let left = Some(self.head.clone());
+        Poll::Ready(Ok(Box::new(Control { stream, left, is_begun: false })))
+    }
+}
+
+impl fmt::Debug for Greeting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Greeting")
+            .field("is_begun", &self.control.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -120,13 +168,12 @@ impl OpenStreams<Bytes> for Demux {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<UniSend, StreamErrorIncoming>> {
-        let Some(opener) = &mut self.opener else {
+        let Some(greeting) = &mut self.greeting else {
             return Poll::Ready(Ok(UniSend::Unopened));
         };
-        let stream = ready!(OpenStreams::<Bytes>::poll_open_send(opener, cx))?;
-        self.opener = None;
-        let control = Control { stream, head: self.control_head.take(), left: None };
-        Poll::Ready(Ok(UniSend::Control(Box::new(control))))
+        let control = ready!(greeting.poll_open(cx))?;
+        self.greeting = None;
+        Poll::Ready(Ok(UniSend::Control(control)))
     }
 
     fn close(&mut self, code: h3::error::Code, reason: &[u8]) {
@@ -213,29 +260,36 @@ pub(crate) enum UniSend {
 /// The control stream: what h3 writes first is replaced.
 pub(crate) struct Control {
     stream: h3_quinn::SendStream<Bytes>,
-    /// What shall be written in place of h3's SETTINGS.
-    head: Option<Bytes>,
-    /// What of it is left to be written.
+    /// What is left to be written of what stands in place of h3's SETTINGS.
     left: Option<Bytes>,
+    /// Whether h3 has written its own.
+    is_begun: bool,
+}
+
+impl Control {
+    /// Writes what is left of the beginning.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        while let Some(bytes) = &mut self.left {
+            if bytes.has_remaining() {
+                ready!(quic::SendStreamUnframed::poll_send(&mut self.stream, cx, bytes))?;
+            } else {
+                self.left = None;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl quic::SendStream<Bytes> for UniSend {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
         let Self::Control(control) = self else { return Poll::Ready(Ok(())) };
-        while let Some(bytes) = &mut control.left {
-            if bytes.has_remaining() {
-                ready!(quic::SendStreamUnframed::poll_send(&mut control.stream, cx, bytes))?;
-            } else {
-                control.left = None;
-            }
-        }
+        ready!(control.poll_write(cx))?;
         control.stream.poll_ready(cx)
     }
 
     fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
         let Self::Control(control) = self else { return Ok(()) };
-        if let Some(head) = control.head.take() {
-            control.left = Some(head);
+        if !mem::replace(&mut control.is_begun, true) {
             return Ok(());
         }
         control.stream.send_data(data)

@@ -12,7 +12,8 @@ use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    RecvStream, SendStream, Service, Session, SessionCredit, SessionRequest, StreamOpener, serve,
+    RecvStream, SendStream, Service, Session, SessionCredit, SessionRequest, StreamOpener, greet,
+    serve,
 };
 use crate::{
     client::{self, Closed, RequestOptions, StreamError, Trust},
@@ -200,7 +201,8 @@ fn server_with(session_credit: SessionCredit) -> Server {
             tokio::spawn(async move {
                 let Ok(quic) = incoming.await else { return };
                 let on_request = move |request| drop(tokio::spawn(run(request, told.clone())));
-                serve(quic, service, on_request).await;
+                let greeting = greet(&quic, &service);
+                serve(quic, greeting, service, on_request).await;
             });
         }
     });
