@@ -105,7 +105,7 @@ pub(crate) fn tls(args: &Args, protocol: &[u8]) -> Result<rustls::ServerConfig, 
 /// bound what its clients make it hold.
 pub(crate) fn quic(args: &Args, tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, Failure> {
     let mut discovery = MtuDiscoveryConfig::default();
-    discovery.upper_bound(1452);
+    discovery.upper_bound(1452).minimum_change(127);
     let mut transport = TransportConfig::default();
     transport
         .max_idle_timeout(Some(Duration::from_secs(45).try_into()?))

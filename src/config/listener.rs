@@ -78,7 +78,7 @@ pub struct Transport {
     pub datagram_receive_buffer: ByteSize,
     /// UDP payload of the first packets. Default 1200, at least 1200.
     pub initial_mtu: u16,
-    /// Largest UDP payload that is tried. Default 1452.
+    /// Largest UDP payload that is tried, first of all. Default 1452.
     pub max_mtu: u16,
     /// How fast to send. Default CUBIC.
     pub congestion: Congestion,

@@ -39,6 +39,7 @@ mod malformed;
 #[allow(clippy::disallowed_types, reason = "pours bytes into streams that our client keeps")]
 mod memory;
 mod migration;
+mod path_mtu;
 #[allow(clippy::disallowed_types, reason = "a client without our client")]
 mod raw;
 mod receivers;
