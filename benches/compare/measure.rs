@@ -263,7 +263,7 @@ pub(crate) fn load(
 /// How some servers end what was right until then, so that the figures are. nginx ends TLS without `close_notify`
 /// where the client has finished first, which the load takes for a cut transfer; `h3-webtransport` does not answer
 /// a session's end.
-fn is_known(kind: Kind, error: &str) -> bool {
+pub(crate) fn is_known(kind: Kind, error: &str) -> bool {
     match kind {
         Kind::Nginx => error.contains("without sending TLS close_notify"),
         Kind::H3Webtransport => error.contains("close-unanswered"),

@@ -40,6 +40,10 @@ use crate::{
 /// Connections that a worker makes at the same time, before the run begins.
 const CONNECTING: usize = 64;
 
+/// Sessions of a worker that end at the same time: a server that answers no end is waited for some seconds each
+/// time.
+const CLOSING: usize = 1024;
+
 /// In less time a worker's share of the processor says nothing.
 const SHORTEST: Duration = Duration::from_millis(100);
 
@@ -408,7 +412,7 @@ impl<W: Work> Worker<'_, W> {
                 }
             }
         });
-        stream::iter(closing).for_each_concurrent(CONNECTING, |closing| closing).await;
+        stream::iter(closing).for_each_concurrent(CLOSING, |closing| closing).await;
     }
 
     /// Changes the addresses of the worker's connections, as often as the work wants.
