@@ -166,8 +166,9 @@ async fn a_cancelled_stream_is_stopped(
 /// With what the page cancels a stream.
 const STOP_CODE: u32 = 101;
 
-/// How long the gateway keeps a connection after its last session, and how long this machine may take.
-const LINGER: Duration = Duration::from_millis(500);
+/// How long the gateway keeps a connection after its last session: on a busy machine the page has to hear first how
+/// that ended. And how long this machine may take.
+const LINGER: Duration = Duration::from_secs(2);
 const SLACK: Duration = Duration::from_secs(10);
 
 /// The page's next stream, whose first words were sent back.
