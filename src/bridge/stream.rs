@@ -1,7 +1,8 @@
 //! One stream and one TCP connection, with every ending.
 //!
-//! One task per stream dials, unless the connection was there before the stream (`held`), then runs two pumps, `up` and `down`, each of which passes the clean
-//! end of its source on. What ends both at once (`Cut`) comes back here, where both legs are told:
+//! One task per stream dials, unless the connection was there before the stream (`held`), then runs two pumps,
+//! `up` and `down`, each of which passes the clean end of its source on. What ends both at once (`Cut`) comes
+//! back here, where both legs are told:
 //!
 //! | event | what the other leg sees |
 //! | --- | --- |

@@ -95,19 +95,20 @@ async fn a_client_that_ends_its_connection_with_its_handshake_had_one() {
 
 /// What a client gives no credit for during the handshake is said once it does.
 #[tokio::test]
-async fn settings_come_whole_to_a_client_that_takes_them_in_pieces() {
+async fn settings_come_whole_to_a_client_that_takes_them_late_or_in_pieces() {
     let gateway = Setup::new().route("/echo", None, Some(echo_udp().await)).start().await;
     let raw = Raw::connect(&gateway).await;
     let mut control = raw.accept_uni().await;
     let at_once = soon(control.read_chunk(usize::MAX, true)).await.unwrap().unwrap().bytes;
     assert_eq!(at_once[..2], [CONTROL, SETTINGS].map(|number| u8::try_from(number).unwrap()));
-    for window in [1_u8, 7] {
+    for (streams, window) in [(16_u8, 1_u8), (16, 7), (0, 100)] {
         let mut limits = TransportConfig::default();
-        limits.stream_receive_window(window.into());
+        limits.max_concurrent_uni_streams(streams.into()).stream_receive_window(window.into());
         let raw = Raw::connect_with(&gateway, limits).await;
-        let mut in_pieces = vec![0; at_once.len()];
-        soon(raw.accept_uni().await.read_exact(&mut in_pieces)).await.unwrap();
-        assert_eq!(in_pieces, at_once);
+        raw.quic().set_max_concurrent_uni_streams(16_u8.into());
+        let mut said = vec![0; at_once.len()];
+        soon(raw.accept_uni().await.read_exact(&mut said)).await.unwrap();
+        assert_eq!(said, at_once);
     }
     gateway.shut_down().await;
 }
