@@ -44,6 +44,7 @@ pub(crate) mod dialect;
 pub(crate) mod fields;
 pub(crate) mod flow;
 mod gate;
+pub(crate) mod greeting;
 pub(crate) mod guard;
 pub(crate) mod head;
 #[cfg(any(test, fuzzing))]
@@ -66,9 +67,9 @@ mod tests;
 pub use self::{
     connection::{Service, greet, serve},
     datagram::Datagrams,
-    demux::Greeting,
     dialect::Dialect,
     flow::SessionCredit,
+    greeting::Greeting,
     offline::{OfflineRequest, Unread, offer},
     opener::StreamOpener,
     request::SessionRequest,
